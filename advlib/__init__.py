@@ -1,0 +1,47 @@
+"""Adversarial examples, hands on: attacks, defences and measurements, written to be read.
+
+The floors of the package, from the ground up; imports run downward only:
+
+1. `threats` (the balls), `data` (pictures), `models` (networks)
+2. `gradients` (where an input gradient is taken)
+3. `attacks` (noise, FGSM, PGD)
+4. `evaluation` (accuracy under attack), `training`
+5. `checks`, `plots`, `widgets` (what only the reader's edge needs)
+"""
+
+from advlib.attacks import fgsm, noise, pgd
+from advlib.device import best_device
+from advlib.errors import (
+    AdvlibError,
+    DeviceError,
+    DownloadError,
+    InputError,
+    LabelError,
+    ModelOutputError,
+    PixelError,
+    ThreatError,
+    WeightsError,
+)
+from advlib.evaluation import accuracy, wilson
+from advlib.gradients import input_gradient
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdvlibError",
+    "DeviceError",
+    "DownloadError",
+    "InputError",
+    "LabelError",
+    "ModelOutputError",
+    "PixelError",
+    "ThreatError",
+    "WeightsError",
+    "accuracy",
+    "best_device",
+    "fgsm",
+    "input_gradient",
+    "noise",
+    "pgd",
+    "wilson",
+]

@@ -1,0 +1,405 @@
+r"""Adversarial examples: random noise to compare with, one step (FGSM), many steps (PGD).
+
+All of them return a new tensor `x_adv` with the shape, dtype and device of `x`, with
+``norm(x_adv - x) <= eps`` exactly as computed in that dtype, and pixels in [0, 1]. They compute
+where the tensors live and leave nothing behind: the caller's tensors, the model's mode, buffers
+and gradients, and the global random state are as before, also after an error.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from advlib import threats
+from advlib.contracts import (
+    Model,
+    check_device,
+    check_labels,
+    check_pictures,
+    check_step_size,
+    check_steps,
+)
+from advlib.errors import ModelOutputError, ThreatError
+from advlib.gradients import Loss, resolve_loss, undisturbed, value_and_gradient
+
+OnStep = Callable[[int, int, Tensor, Tensor], None]
+"""Called as ``on_step(restart, step, x_adv, loss)`` for every point that PGD visits."""
+
+
+def noise(
+    x: Tensor,
+    eps: float = 8 / 255,
+    *,
+    norm: str = "linf",
+    distribution: str = "uniform",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Random perturbation of the same size as an attack, which knows nothing of the model.
+
+    Parameters
+    ----------
+    x
+        Pictures, shape (n, c, h, w), floating point, pixels in [0, 1].
+    eps
+        Size of the perturbation in `norm`, in units of pixels.
+    norm
+        ``"linf"``, ``"l2"`` or ``"l1"``.
+    distribution
+        ``"uniform"``: drawn uniformly from the ball. ``"sign"``: from its corners, the largest
+        noise there is; every pixel value moves by exactly `eps` up or down (``"linf"`` only).
+    generator
+        Source of randomness. None: a new one with seed 0, so that equal calls give equal noise.
+
+    Returns
+    -------
+    Tensor
+        Noisy pictures, shape, dtype and device of `x`.
+
+    Raises
+    ------
+    PixelError, ThreatError
+        An argument cannot be used.
+    """
+    threats.check_norm(norm)
+    if distribution not in ("uniform", "sign") or (distribution == "sign" and norm != "linf"):
+        raise ThreatError(
+            f'distribution is {distribution!r} with norm={norm!r}; "uniform", or "sign" with '
+            'norm="linf", is expected.'
+        )
+    x = check_pictures(x)
+    if len(x) == 0:
+        return x.clone()
+    delta = threats.random_point(x, eps, norm, generator)
+    if distribution == "sign":
+        delta = torch.where(delta < 0, -float(eps), float(eps)).to(x.dtype)
+    return threats.confine(x, delta, eps, norm)
+
+
+def fgsm(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float = 8 / 255,
+    *,
+    norm: str = "linf",
+    targeted: bool = False,
+    loss: str | Loss = "ce",
+) -> Tensor:
+    r"""Fast gradient sign method: the best single step for the linearised loss.
+
+    .. math:: x_{adv} = x + \arg\max_{\|\delta\|\le\epsilon} \langle\nabla_x \ell(f(x), y),
+              \delta\rangle
+
+    over the perturbations that keep pixels in [0, 1]; for :math:`\ell_\infty` that is
+    ``(x + eps * grad.sign()).clamp(0, 1)``.
+
+    Parameters
+    ----------
+    model
+        Classifier from pixels in [0, 1] to logits (n, classes); normalisation lives inside it.
+    x
+        Pictures, shape (n, c, h, w), floating point, pixels in [0, 1].
+    y
+        Classes, shape (n,), integer: the true ones, or the targets if `targeted`.
+    eps
+        Budget in `norm`, in units of pixels: four grey levels of 255 are ``4 / 255``.
+    norm
+        ``"linf"``, ``"l2"`` or ``"l1"``.
+    targeted
+        False: raise the loss of class `y`. True: lower it.
+    loss
+        ``"ce"``, ``"margin"``, or a function of (logits, y) that returns one value per picture.
+
+    Returns
+    -------
+    Tensor
+        Adversarial pictures, shape, dtype and device of `x`.
+
+    Raises
+    ------
+    PixelError, LabelError, DeviceError, ThreatError, ModelOutputError
+        An argument, or what the model makes of it, cannot be used; nothing was changed.
+
+    References
+    ----------
+    Goodfellow, Shlens & Szegedy 2015, "Explaining and Harnessing Adversarial Examples", section 4.
+    """
+    threats.check_norm(norm)
+    eps = threats.check_eps(eps)
+    loss = resolve_loss(loss)
+    x = check_pictures(x)
+    y = check_labels(y, x)
+    check_device(model, x)
+    if len(x) == 0:
+        return x.clone()
+    with undisturbed(model, x.device):
+        x, y = x.clone(), y.clone()
+        grad = value_and_gradient(model, x, y, loss).grad
+        if not grad.isfinite().all():
+            raise ModelOutputError(_NOT_FINITE)
+        delta = threats.steepest(-grad if targeted else grad, eps, norm, x)
+        return threats.confine(x, delta, eps, norm)
+
+
+def pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float = 8 / 255,
+    *,
+    norm: str = "linf",
+    steps: int = 20,
+    step_size: float | None = None,
+    restarts: int = 1,
+    random_start: bool = True,
+    targeted: bool = False,
+    loss: str | Loss = "ce",
+    generator: torch.Generator | None = None,
+    early_stop: bool = False,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    r"""Projected gradient descent: many small steps, each put back into ball and box.
+
+    .. math:: x^{t+1} = \Pi\left(x^t + \alpha\, d(\nabla_x \ell(f(x^t), y))\right)
+
+    with the direction :math:`d` that is steepest for the norm: the sign for :math:`\ell_\infty`,
+    the normalised gradient for :math:`\ell_2`, the signs of the few largest entries for
+    :math:`\ell_1`. Of all points visited, over all restarts, the best one is returned: one that
+    reaches the goal (another class than `y`, or `y` itself if `targeted`) before one that does
+    not, then the one with the highest loss (the lowest, if `targeted`).
+
+    Parameters
+    ----------
+    model
+        Classifier from pixels in [0, 1] to logits (n, classes); normalisation lives inside it.
+    x
+        Pictures, shape (n, c, h, w), floating point, pixels in [0, 1].
+    y
+        Classes, shape (n,), integer: the true ones, or the targets if `targeted`.
+    eps
+        Budget in `norm`, in units of pixels.
+    norm
+        ``"linf"``, ``"l2"`` or ``"l1"``.
+    steps
+        Gradient steps per restart, >= 1.
+    step_size
+        Length of a step in `norm`, in units of pixels. None: ``2.5 * eps / steps``, enough to
+        cross the ball and turn round.
+    restarts
+        How often to begin anew, >= 1; more than one needs `random_start`.
+    random_start
+        True: begin at a random point of the ball. False: at `x`.
+    targeted
+        False: leave class `y`. True: reach it.
+    loss
+        ``"ce"``, ``"margin"``, or a function of (logits, y) that returns one value per picture.
+    generator
+        Source of randomness. None: a new one with seed 0, so that equal calls give equal results.
+    early_stop
+        Stop working on a picture once the goal is reached. The success is the same and the work
+        is often a small part; the loss of the fooled pictures is not driven further.
+    on_step
+        Called as ``on_step(restart, step, x_adv, loss)`` for every point visited, the start
+        (step 0) and the end included; with `early_stop` for the pictures still at work.
+
+    Returns
+    -------
+    Tensor
+        Adversarial pictures, shape, dtype and device of `x`.
+
+    Raises
+    ------
+    PixelError, LabelError, DeviceError, ThreatError, ModelOutputError
+        An argument, or what the model makes of it, cannot be used; nothing was changed.
+
+    References
+    ----------
+    Kurakin et al. 2017 (the iteration); Madry et al. 2018, section 2 (random start, projection);
+    Tramèr & Boneh 2019, appendix B, and Croce & Hein 2021 (the :math:`\ell_1` step and projection).
+    """
+    threats.check_norm(norm)
+    eps = threats.check_eps(eps)
+    steps, restarts = check_steps("steps", steps), check_steps("restarts", restarts)
+    step_size = 2.5 * eps / steps if step_size is None else check_step_size(step_size)
+    if restarts > 1 and not random_start:
+        raise ThreatError(
+            f"restarts is {restarts} with random_start=False; every restart would be the same. "
+            "Use random_start=True, or restarts=1."
+        )
+    goal = _Goal(resolve_loss(loss), targeted)
+    x = check_pictures(x)
+    y = check_labels(y, x)
+    check_device(model, x)
+    if len(x) == 0 or eps == 0:
+        return x.clone()
+    generator = generator or torch.Generator(x.device).manual_seed(0)
+    with undisturbed(model, x.device):
+        y = y.clone()
+        ball = _Ball.around(x.clone(), eps, norm, step_size)
+        best = _Best.none(ball.x)
+        for restart in range(restarts):
+            start = ball.random_point(generator) if random_start else ball.x
+            visit = _Visit(best, goal, restart, on_step)
+            _climb(model, y, start, ball, visit, steps, early_stop)
+        return best.result(ball)
+
+
+_NOT_FINITE = (
+    "the gradient of the loss is NaN or infinite; a finite one is expected. Look for a square "
+    "root, logarithm or division by zero inside the model or the loss."
+)
+
+
+class _Goal(NamedTuple):
+    """What the attacker wants of the logits."""
+
+    loss: Loss
+    targeted: bool
+
+    def ascent(self, value: Tensor) -> Tensor:
+        """Turn a loss, or its gradient, so that the attacker wants more of it."""
+        return -value if self.targeted else value
+
+    def reached(self, logits: Tensor, y: Tensor) -> Tensor:
+        return (logits.argmax(1) == y) == self.targeted
+
+
+@dataclass(frozen=True)
+class _Ball:
+    """Where PGD may go, and how far at a time."""
+
+    x: Tensor
+    low: Tensor
+    high: Tensor
+    eps: float
+    norm: str
+    step_size: float
+
+    @classmethod
+    def around(cls, x: Tensor, eps: float, norm: str, step_size: float) -> "_Ball":
+        return cls(x, *threats.bounds(x, eps), eps, norm, step_size)
+
+    def of(self, rows: Tensor) -> "_Ball":
+        """The balls around some of the pictures."""
+        return replace(self, x=self.x[rows], low=self.low[rows], high=self.high[rows])
+
+    def random_point(self, generator: torch.Generator) -> Tensor:
+        # Beyond 1 the box alone limits a pixel, and most of a larger ball would be cut to corners.
+        eps = min(self.eps, 1.0) if self.norm == "linf" else self.eps
+        delta = threats.random_point(self.x, eps, self.norm, generator)
+        return threats.confine(self.x, delta, self.eps, self.norm, settle=False)
+
+    def step(self, x_adv: Tensor, ascent: Tensor) -> Tensor:
+        """One step from `x_adv` along `ascent`, and back into ball and box."""
+        if self.norm == "linf":
+            # As exact as threats.confine, whose bounds were computed once for all steps.
+            moved = torch.add(x_adv, ascent.sign(), alpha=self.step_size)
+            return torch.clamp(moved, self.low, self.high)
+        if self.norm == "l2":
+            direction = threats.steepest(ascent, self.step_size, "l2")
+        else:
+            direction = self.step_size * _sparse_sign(ascent, x_adv)
+        moved = (x_adv - self.x) + direction
+        return threats.confine(self.x, moved, self.eps, self.norm, settle=False)
+
+
+def _sparse_sign(ascent: Tensor, x_adv: Tensor, share: float = 0.05) -> Tensor:
+    """Signs of the largest entries, divided by their number: a direction of l1 length 1.
+
+    A step along one pixel value, the steepest for l1, would need as many steps as there are
+    pixels to change. Those at the edge of the box cannot move on and are passed over.
+    """
+    blocked = torch.where(ascent > 0, x_adv >= 1, x_adv <= 0)
+    size = ascent.abs().masked_fill(blocked, 0).flatten(1)
+    count = max(1, round(share * size.shape[1]))
+    chosen = torch.zeros_like(size).scatter(1, size.topk(count, dim=1).indices, 1 / count)
+    return ascent.sign() * chosen.view_as(ascent)
+
+
+@dataclass
+class _Best:
+    """The best point visited so far, for each picture."""
+
+    x_adv: Tensor
+    score: Tensor
+    success: Tensor
+    finite: Tensor
+
+    @classmethod
+    def none(cls, x: Tensor) -> "_Best":
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        score = torch.full((len(x),), -torch.inf, device=x.device, dtype=dtype)
+        success = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        return cls(x.clone(), score, success, torch.ones((), dtype=torch.bool, device=x.device))
+
+    def offer(self, rows: Tensor | slice, x_adv: Tensor, score: Tensor, success: Tensor) -> None:
+        """Take those of `x_adv`, points of the pictures `rows`, that are better than before."""
+        before, held = self.score[rows], self.success[rows]
+        better = (success & ~held) | ((success == held) & (score > before))
+        wide = better.view(-1, *[1] * (x_adv.ndim - 1))
+        self.x_adv[rows] = torch.where(wide, x_adv, self.x_adv[rows])
+        self.score[rows] = torch.where(better, score.to(before.dtype), before)
+        self.success[rows] = success | held
+
+    def result(self, ball: _Ball) -> Tensor:
+        if not self.finite:
+            raise ModelOutputError(_NOT_FINITE)
+        return threats.settle(ball.x, self.x_adv, ball.eps, ball.norm)
+
+
+class _Visit(NamedTuple):
+    """What happens at every point of one restart."""
+
+    best: _Best
+    goal: _Goal
+    restart: int
+    on_step: OnStep | None
+
+    def at(
+        self, model: Model, x_adv: Tensor, y: Tensor, rows: Tensor | slice, step: int, last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Measure `x_adv`, keep what is better; return the direction of ascent and the success."""
+        if last:  # nothing follows, so no gradient is needed
+            with torch.no_grad():
+                logits = model(x_adv)
+                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                grad, value = x_adv, self.goal.loss(logits, y)
+        else:
+            first = self.restart == 0 and step == 0
+            grad, value, logits = value_and_gradient(model, x_adv, y, self.goal.loss, check=first)
+            self.best.finite &= grad.sum(dtype=value.dtype).isfinite()
+        reached = self.goal.reached(logits, y)
+        self.best.offer(rows, x_adv, self.goal.ascent(value), reached)
+        if self.on_step is not None:
+            self.on_step(self.restart, step, x_adv, value)
+        return self.goal.ascent(grad), reached
+
+
+def _climb(
+    model: Model,
+    y: Tensor,
+    x_adv: Tensor,
+    ball: _Ball,
+    visit: _Visit,
+    steps: int,
+    early_stop: bool,
+) -> None:
+    """One restart of PGD from `x_adv`; what it finds is kept by `visit.best`."""
+    rows: Tensor | slice = slice(None)
+    if early_stop:
+        rows = (~visit.best.success).nonzero().squeeze(1)
+        x_adv, y, ball = x_adv[rows], y[rows], ball.of(rows)
+    for step in range(steps + 1):
+        if len(x_adv) == 0:
+            return
+        ascent, reached = visit.at(model, x_adv, y, rows, step, last=step == steps)
+        if step == steps:
+            return
+        if early_stop:
+            keep = (~reached).nonzero().squeeze(1)
+            rows, x_adv, y, ball = rows[keep], x_adv[keep], y[keep], ball.of(keep)
+            ascent = ascent[keep]
+        x_adv = ball.step(x_adv, ascent)

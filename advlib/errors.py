@@ -1,0 +1,37 @@
+"""The errors of `advlib`: each says what was given, what is expected and how to mend it."""
+
+
+class AdvlibError(Exception):
+    """Base of every error that `advlib` raises on purpose."""
+
+
+class InputError(AdvlibError, ValueError):
+    """An argument cannot be used as it is."""
+
+
+class PixelError(InputError):
+    """The pictures `x` are not floating point, not finite, not in [0, 1] or not batched."""
+
+
+class LabelError(InputError):
+    """The labels `y` are not integers, out of range, or not one per picture."""
+
+
+class ThreatError(InputError):
+    """The threat model or the attack's settings make no sense (`eps`, `norm`, `steps`, `loss`)."""
+
+
+class DeviceError(InputError):
+    """Model, pictures and labels do not live on one device."""
+
+
+class ModelOutputError(InputError):
+    """The model did not return one row of logits per picture."""
+
+
+class WeightsError(AdvlibError, RuntimeError):
+    """A weights file is missing, damaged, or made for another architecture."""
+
+
+class DownloadError(AdvlibError, OSError):
+    """A file could not be fetched, or what came is not what was asked for."""

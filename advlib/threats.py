@@ -1,0 +1,475 @@
+r"""What the attacker may do: the :math:`\ell_\infty`, :math:`\ell_2` and :math:`\ell_1` balls.
+
+An attacker who is given a picture `x` with pixels in [0, 1] may return any `x_adv = x + delta`
+with ``norm(delta) <= eps`` and pixels in [0, 1]: a point of the *ball* and of the *box*.
+This module knows those sets and nothing of networks: how long a perturbation is (`norm`), the
+closest allowed one (`project`), a random one (`random_point`), the one that a linear function
+likes best (`steepest`), and `confine`, which makes the promise exact in floating point.
+
+Every function works on a batch, on the device and in the dtype of its tensors.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from advlib.errors import ThreatError
+
+NORMS = ("linf", "l2", "l1")
+_ORDER = {"linf": math.inf, "l2": 2, "l1": 1}
+_DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
+
+
+def check_norm(norm: str) -> None:
+    """Raise `ThreatError` unless `norm` is one of ``"linf"``, ``"l2"``, ``"l1"``."""
+    if norm not in NORMS:
+        raise ThreatError(
+            f'norm is {norm!r}; advlib knows "linf", "l2" and "l1". For the largest change of any '
+            'pixel use norm="linf".'
+        )
+
+
+def check_eps(eps: float) -> float:
+    """Return `eps` as a float; raise `ThreatError` unless it is one finite number >= 0."""
+    try:
+        if isinstance(eps, (str, bool)):  # float() would accept both
+            raise TypeError
+        value = float(eps)
+    except (TypeError, ValueError, RuntimeError):
+        raise ThreatError(
+            f"eps is {eps!r}; one number is expected, the same for the whole batch. "
+            "For several budgets, attack once per budget."
+        ) from None
+    if not (math.isfinite(value) and value >= 0):
+        raise ThreatError(
+            f"eps is {value}; a finite number >= 0 is expected, in units of pixels in [0, 1]: "
+            "for four grey levels of 255 write eps=4/255."
+        )
+    return value
+
+
+def _per_picture(values: Tensor, like: Tensor) -> Tensor:
+    """Shape (n,) values so that they broadcast over the pixels of `like`."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def norm(delta: Tensor, norm: str = "linf") -> Tensor:
+    r"""Length of each perturbation of a batch.
+
+    Parameters
+    ----------
+    delta
+        Perturbations, shape (n, ...), in units of pixels.
+    norm
+        ``"linf"``: the largest change of any pixel value. ``"l2"``: Euclidean length.
+        ``"l1"``: the sum of all changes.
+
+    Returns
+    -------
+    Tensor
+        Shape (n,), dtype of `delta`.
+
+    Raises
+    ------
+    ThreatError
+        Unknown `norm`.
+    """
+    check_norm(norm)
+    return _length(delta, norm)
+
+
+def _length(delta: Tensor, norm: str) -> Tensor:
+    flat = delta.flatten(1)
+    if flat.numel() == 0:
+        return flat.new_zeros(len(flat))
+    return torch.linalg.vector_norm(flat, ord=_ORDER[norm], dim=1)
+
+
+def dual_norm(grad: Tensor, norm: str = "linf") -> Tensor:
+    r"""Largest value of :math:`\langle g, \delta\rangle` over the unit ball of `norm`.
+
+    The dual of :math:`\ell_\infty` is :math:`\ell_1` and the other way round; :math:`\ell_2` is
+    its own dual (Hölder's inequality). So ``eps * dual_norm(grad, norm)`` is the most that a
+    loss with gradient `grad` can rise, to first order, under a budget `eps`.
+
+    Parameters
+    ----------
+    grad
+        Gradients, shape (n, ...).
+    norm
+        The norm of the *ball*: ``"linf"``, ``"l2"`` or ``"l1"``.
+
+    Returns
+    -------
+    Tensor
+        Shape (n,), dtype of `grad`.
+
+    Raises
+    ------
+    ThreatError
+        Unknown `norm`.
+    """
+    check_norm(norm)
+    return _length(grad, _DUAL[norm])
+
+
+def project(delta: Tensor, eps: float, norm: str = "linf", x: Tensor | None = None) -> Tensor:
+    r"""Closest allowed perturbation, in Euclidean distance.
+
+    Without `x`: the closest point of the ball. With `x`: the closest point of the ball that also
+    keeps the pixels of ``x + delta`` in [0, 1]. For :math:`\ell_1` the difference matters:
+    clipping after projecting wastes most of the budget (Croce & Hein 2021, "Mind the box").
+
+    Parameters
+    ----------
+    delta
+        Perturbations, shape (n, ...).
+    eps
+        Radius of the ball, in units of pixels, >= 0.
+    norm
+        ``"linf"``, ``"l2"`` or ``"l1"``.
+    x
+        The pictures that `delta` is added to, shape of `delta`, pixels in [0, 1].
+
+    Returns
+    -------
+    Tensor
+        Shape of `delta`. Its length is at most `eps` up to rounding; `confine` removes the rest.
+
+    Raises
+    ------
+    ThreatError
+        Unknown `norm`, or an `eps` that is not one finite number >= 0.
+
+    References
+    ----------
+    Duchi et al. 2008 (the :math:`\ell_1` ball); Croce & Hein 2021, section 3 (ball and box).
+    """
+    check_norm(norm)
+    eps = check_eps(eps)
+    if delta.numel() == 0:
+        return delta.clone()
+    low, high = (-x, 1 - x) if x is not None else (None, None)
+    if norm == "linf":
+        inside = delta.clamp(-eps, eps)
+        return inside if low is None else inside.clamp(low, high)
+    if norm == "l2":
+        if low is None:
+            length = _per_picture(_length(delta, "l2"), delta)
+            return torch.where(length > eps, delta * (eps / length), delta)
+        # Scaling towards 0 and cutting at the box is the solution of the optimality conditions.
+        return _scale_into_box(delta, low, high, eps, at_most=1.0)
+    room = torch.where(delta > 0, high, -low) if low is not None else None
+    level = _threshold(delta.abs(), room, eps)
+    size = (delta.abs() - level).clamp_min(0)
+    return delta.sign() * (size if room is None else torch.minimum(size, room))
+
+
+def random_point(
+    x: Tensor, eps: float, norm: str = "linf", generator: torch.Generator | None = None
+) -> Tensor:
+    r"""Perturbation drawn uniformly from the ball, one for each picture.
+
+    Parameters
+    ----------
+    x
+        Pictures, shape (n, ...): only shape, dtype and device are used.
+    eps
+        Radius, in units of pixels, >= 0.
+    norm
+        ``"linf"``, ``"l2"`` or ``"l1"``.
+    generator
+        Source of randomness. None: a new one with seed 0, so that equal calls give equal points.
+        The global random state is never used.
+
+    Returns
+    -------
+    Tensor
+        Shape, dtype and device of `x`.
+
+    Raises
+    ------
+    ThreatError
+        Unknown `norm`, or an `eps` that is not one finite number >= 0.
+
+    Notes
+    -----
+    Uniform in the :math:`\ell_p` ball: coordinates of density :math:`\exp(-|t|^p)`, divided by
+    the norm of the vector that has one exponential variable more (Barthe et al. 2005).
+    """
+    check_norm(norm)
+    eps = check_eps(eps)
+    # Half precision has too few random values near 0; draw in float32 and round afterwards.
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    device = x.device if generator is None else generator.device
+    generator = generator or torch.Generator(device).manual_seed(0)
+    draw = torch.empty(x.shape, dtype=dtype, device=device)
+    if norm == "linf":
+        draw.uniform_(-eps, eps, generator=generator)
+    elif norm == "l2":
+        draw.normal_(generator=generator)
+        extra = draw.new_empty(len(x)).exponential_(generator=generator)
+        length = (draw.flatten(1).square().sum(1) + 2 * extra).sqrt()
+        draw *= _per_picture(eps / length, draw)
+    else:
+        draw.exponential_(generator=generator)
+        extra = draw.new_empty(len(x)).exponential_(generator=generator)
+        total = draw.flatten(1).sum(1) + extra
+        sign = torch.empty_like(draw).uniform_(-1, 1, generator=generator).sign()
+        draw *= sign * _per_picture(eps / total, draw)
+    return draw.to(x.device, x.dtype)
+
+
+def steepest(grad: Tensor, eps: float, norm: str = "linf", x: Tensor | None = None) -> Tensor:
+    r"""Perturbation that raises a linear function the most.
+
+    Solves :math:`\max_\delta \langle g, \delta\rangle` subject to :math:`\|\delta\| \le \epsilon`.
+    For :math:`\ell_\infty` that is ``eps * sign(grad)``, the fast gradient sign (Goodfellow et al.
+    2015, section 4); for :math:`\ell_2` it is ``eps * grad / ||grad||``; for :math:`\ell_1` the
+    whole budget goes to the pixel value with the largest derivative. The value attained is
+    ``eps * dual_norm(grad, norm)``.
+
+    With `x` the pixels of ``x + delta`` must also stay in [0, 1], and the answer is the exact
+    maximiser over ball *and* box: what one pixel cannot use is spent on others.
+
+    Parameters
+    ----------
+    grad
+        Gradients, shape (n, ...).
+    eps
+        Budget, in units of pixels, >= 0.
+    norm
+        ``"linf"``, ``"l2"`` or ``"l1"``.
+    x
+        Pictures, shape of `grad`, pixels in [0, 1], or None for the ball alone.
+
+    Returns
+    -------
+    Tensor
+        Shape of `grad`. Where the gradient is 0, so is the answer.
+
+    Raises
+    ------
+    ThreatError
+        Unknown `norm`, or an `eps` that is not one finite number >= 0.
+    """
+    check_norm(norm)
+    eps = check_eps(eps)
+    if grad.numel() == 0:
+        return grad.clone()
+    if norm == "linf":
+        delta = eps * grad.sign()
+        return delta if x is None else delta.clamp(-x, 1 - x)
+    if norm == "l2":
+        # Dividing by the largest entry first keeps tiny gradients from underflowing when squared.
+        largest = _per_picture(grad.flatten(1).abs().amax(1), grad)
+        unit = torch.where(largest > 0, grad / largest, 0)
+        if x is not None:
+            return _scale_into_box(unit, -x, 1 - x, eps)
+        length = _per_picture(_length(unit, "l2"), grad)
+        return torch.where(length > 0, unit * (eps / length), 0)
+    size = grad.abs().flatten(1)
+    order = size.argsort(dim=1, descending=True)
+    if x is None:
+        spend = torch.zeros_like(size).scatter(1, order[:, :1], eps)
+    else:
+        room = torch.where(grad > 0, 1 - x, x).flatten(1).gather(1, order)
+        left = (eps - (room.cumsum(1) - room)).clamp_min(0)
+        spend = torch.zeros_like(size).scatter(1, order, torch.minimum(room, left))
+    return grad.sign() * spend.view_as(grad)
+
+
+@torch.no_grad()
+def bounds(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    r"""Smallest and largest pixel values that the :math:`\ell_\infty` ball and the box allow.
+
+    A rounded ``x + eps`` may lie outside the ball. These bounds lie inside: for every
+    ``low <= x_adv <= high`` the difference ``x_adv - x``, computed in the dtype of `x` or
+    exactly, is at most `eps`.
+
+    Parameters
+    ----------
+    x
+        Pictures, shape (n, ...), pixels in [0, 1].
+    eps
+        Radius, in units of pixels, >= 0.
+
+    Returns
+    -------
+    (low, high) : tuple of Tensor
+        Both of the shape, dtype and device of `x`.
+
+    Raises
+    ------
+    ThreatError
+        An `eps` that is not one finite number >= 0.
+    """
+    reach = torch.full_like(x, _round_down(min(check_eps(eps), 1.0), x.dtype))
+    return _add_towards(x, -reach), _add_towards(x, reach)
+
+
+@torch.no_grad()
+def confine(
+    x: Tensor, delta: Tensor, eps: float, norm: str = "linf", *, settle: bool = True
+) -> Tensor:
+    """Return ``x + delta``, put exactly inside ball and box as computed in the dtype of `x`.
+
+    Rounding pushes a projected point out of the ball again: with ``eps=0.1`` in float32 the plain
+    ``x + delta`` is too far away for nearly every picture. Here ``norm(x_adv - x) <= eps`` holds
+    as a comparison of floating-point numbers.
+
+    Parameters
+    ----------
+    x
+        Pictures, shape (n, ...), pixels in [0, 1].
+    delta
+        Perturbations, shape of `x`; those too long are projected.
+    eps
+        Radius, in units of pixels, >= 0.
+    norm
+        ``"linf"``, ``"l2"`` or ``"l1"``.
+    settle
+        False leaves out the last look at the l2 or l1 norm (see `settle`), for inner loops.
+
+    Returns
+    -------
+    Tensor
+        `x_adv`: shape, dtype and device of `x`, pixels in [0, 1].
+
+    Raises
+    ------
+    ThreatError
+        Unknown `norm`, or an `eps` that is not one finite number >= 0.
+    """
+    check_norm(norm)
+    eps = check_eps(eps)
+    if norm == "linf":
+        low, high = bounds(x, eps)
+        return (x + delta).clamp(low, high)
+    # Norms are sums, and sums round: aim a little inside.
+    wide = torch.promote_types(x.dtype, torch.float32)
+    inside = _round_down(eps, x.dtype) * (1 - 32 * torch.finfo(wide).eps)
+    delta = project(delta.to(wide), inside, norm, x.to(wide)).to(x.dtype)
+    x_adv = _add_towards(x, delta)
+    return _settle(x, x_adv, eps, norm) if settle else x_adv
+
+
+@torch.no_grad()
+def settle(x: Tensor, x_adv: Tensor, eps: float, norm: str = "linf") -> Tensor:
+    """Shrink what rounding left outside the ball; everything inside is returned as it is.
+
+    Parameters
+    ----------
+    x
+        Pictures, shape (n, ...), pixels in [0, 1].
+    x_adv
+        Perturbed pictures that lie in the ball up to rounding.
+    eps
+        Radius, in units of pixels, >= 0.
+    norm
+        ``"linf"``, ``"l2"`` or ``"l1"``.
+
+    Returns
+    -------
+    Tensor
+        Shape, dtype and device of `x`; ``norm(x_adv - x) <= eps`` as computed there.
+
+    Raises
+    ------
+    ThreatError
+        Unknown `norm`, or an `eps` that is not one finite number >= 0.
+    """
+    check_norm(norm)
+    return _settle(x, x_adv, check_eps(eps), norm)
+
+
+def _settle(x: Tensor, x_adv: Tensor, eps: float, norm: str) -> Tensor:
+    limit = _round_down(eps, x.dtype)
+    shrink = 2 * torch.finfo(x.dtype).eps
+    while (outside := _length(x_adv - x, norm) > limit).any():
+        shorter = _add_towards(x, (x_adv - x) * max(0.0, 1 - shrink))
+        x_adv = torch.where(_per_picture(outside, x), shorter, x_adv)
+        shrink *= 2
+    return x_adv
+
+
+def _round_down(value: float, dtype: torch.dtype) -> float:
+    """Largest number of `dtype` that is at most `value` (>= 0)."""
+    nearest = torch.tensor(value, dtype=dtype)
+    if nearest.item() > value:
+        nearest = torch.nextafter(nearest, torch.zeros_like(nearest))
+    return nearest.item()
+
+
+def _add_towards(x: Tensor, delta: Tensor) -> Tensor:
+    """``x + delta`` in [0, 1], rounded towards `x` instead of to the nearest number.
+
+    The rounding error of a sum is itself a floating-point number (Knuth's TwoSum), so whether the
+    rounded sum went too far can be seen exactly. One step back along the floating-point numbers,
+    which for positive ones are ordered like their bit patterns, mends it.
+    """
+    total = x + delta
+    part = total - x
+    error = (x - (total - part)) + (delta - part)
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.dtype.itemsize]
+    above, below = (delta > 0) & (error < 0), (delta < 0) & (error > 0)
+    inside = total.clamp(0, 1)
+    # Where the box cut, the result lies between x and the sum already.
+    back = torch.where(inside == total, above.to(whole) - below.to(whole), 0)
+    return (inside.view(whole) - back).view(x.dtype)
+
+
+def _scale_into_box(
+    direction: Tensor, low: Tensor, high: Tensor, eps: float, at_most: float = math.inf
+) -> Tensor:
+    r"""``clamp(s * direction, low, high)`` with the largest ``s <= at_most`` of l2 length <= eps.
+
+    The length grows with `s`. Each round solves for `s` as if no further pixel met the box; more
+    pixels do, so the answer comes from below, stays in the ball, and is exact once the set of
+    pixels at the box is found (usually after three or four rounds).
+    """
+    flat, low, high = direction.flatten(1), low.flatten(1), high.flatten(1)
+    energy = flat.square()
+    scale = flat.new_full((len(flat), 1), at_most if math.isfinite(at_most) else 0.0)
+    cut = torch.zeros_like(flat, dtype=torch.bool)
+    for _ in range(8):
+        at_box = torch.where(flat > 0, high, low).square().masked_fill(~cut, 0).sum(1, keepdim=True)
+        free = energy.masked_fill(cut, 0).sum(1, keepdim=True)
+        step = ((eps**2 - at_box).clamp_min(0) / free).sqrt()
+        # Nothing free: every pixel that matters is at the box, and any larger scale does the same.
+        scale = torch.where(free > 0, step, scale).clamp_max(at_most)
+        moved = scale * flat
+        now = (moved > high) | (moved < low)
+        if not flat.is_cuda and torch.equal(now, cut):  # asking would make the GPU wait
+            break
+        cut = now
+    return (scale * flat).clamp(low, high).view_as(direction)
+
+
+def _threshold(size: Tensor, room: Tensor | None, eps: float) -> Tensor:
+    r"""Level :math:`\lambda \ge 0` with
+    :math:`\sum_i \min(\max(a_i - \lambda, 0), c_i) = \epsilon`.
+
+    ``a = size`` (>= 0), ``c = room`` (None: unbounded). 0 where the sum is below `eps` anyway. The
+    sum is piecewise linear in the level and bends where ``a`` or ``a - c`` is passed, so sorting
+    those points finds the piece that crosses `eps` (Duchi et al. 2008; Croce & Hein 2021).
+    """
+    a = size.flatten(1)
+    bends, slopes = a, torch.ones_like(a)
+    if room is not None:
+        bends = torch.cat([a, a - room.flatten(1)], 1)
+        slopes = torch.cat([slopes, -slopes], 1)
+    bends, order = bends.clamp_min(0).sort(dim=1, descending=True)
+    slopes = slopes.gather(1, order)
+    count = slopes.cumsum(1)
+    weight = (slopes * bends).cumsum(1)
+    # With the level at a bend, the sum over the pieces passed so far:
+    reached = weight - bends * count
+    crossed = (reached < eps).sum(1, keepdim=True)
+    last = (crossed - 1).clamp_min(0)
+    pieces = count.gather(1, last).clamp_min(1)
+    level = ((weight.gather(1, last) - eps) / pieces).clamp_min(0)
+    total = torch.minimum(a, room.flatten(1)).sum(1, keepdim=True) if room is not None else None
+    fits = (a.sum(1, keepdim=True) if total is None else total) <= eps
+    return _per_picture(torch.where(fits, 0, level).squeeze(1), size)
