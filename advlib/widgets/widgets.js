@@ -508,7 +508,7 @@ function quiz({ model, el }) {
 
   const title = uid();
   const items = data.questions.map((item, index) =>
-    h("li", {}, question(item, kept[index], (given, ok) => mark(index, given, ok))));
+    h("li", {}, question(item, `${index + 1}. `, kept[index], (given, ok) => mark(index, given, ok))));
   el.append(h("div", { role: "group", "aria-labelledby": title },
     h("p", { class: "advlib-kicker" }, "Quiz"), h("p", { class: "advlib-title", id: title }, data.title),
     h("ol", { class: "advlib-quiz" }, items), score));
@@ -516,7 +516,7 @@ function quiz({ model, el }) {
 }
 
 // One question; an answer given on an earlier visit is filled in and marked again.
-function question(item, before, done) {
+function question(item, number, before, done) {
   const field = item.kind === "numeric" ? numericField(item) : choiceField(item);
   const feedback = h("div", { class: "advlib-feedback", "aria-live": "polite" });
 
@@ -535,7 +535,7 @@ function question(item, before, done) {
   }
 
   const form = h("form", { onsubmit: (event) => { event.preventDefault(); check(); } },
-    h("fieldset", {}, h("legend", {}, rich(item.prompt)), field.el),
+    h("fieldset", {}, h("legend", {}, number, rich(item.prompt)), field.el),
     h("button", { class: "advlib-button" }, "Check"), feedback);
   if (before !== undefined) {
     field.fill(before);
