@@ -64,6 +64,7 @@ def noise(
         An argument cannot be used.
     """
     threats.check_norm(norm)
+    eps = threats.check_eps(eps)
     if distribution not in ("uniform", "sign") or (distribution == "sign" and norm != "linf"):
         raise ThreatError(
             f'distribution is {distribution!r} with norm={norm!r}; "uniform", or "sign" with '
@@ -72,9 +73,10 @@ def noise(
     x = check_pictures(x)
     if len(x) == 0:
         return x.clone()
+    eps = min(eps, threats.diameter(x, norm))  # the box ends there
     delta = threats.random_point(x, eps, norm, generator)
     if distribution == "sign":
-        delta = torch.where(delta < 0, -float(eps), float(eps)).to(x.dtype)
+        delta = torch.where(delta < 0, -eps, eps).to(x.dtype)
     return threats.confine(x, delta, eps, norm)
 
 
@@ -223,7 +225,7 @@ def pgd(
     threats.check_norm(norm)
     eps = threats.check_eps(eps)
     steps, restarts = check_steps("steps", steps), check_steps("restarts", restarts)
-    step_size = 2.5 * eps / steps if step_size is None else check_step_size(step_size)
+    step_size = None if step_size is None else check_step_size(step_size)
     if restarts > 1 and not random_start:
         raise ThreatError(
             f"restarts is {restarts} with random_start=False; every restart would be the same. "
@@ -233,8 +235,11 @@ def pgd(
     x = check_pictures(x)
     y = check_labels(y, x)
     check_device(model, x)
+    across = threats.diameter(x, norm)  # the box ends there
+    eps = min(eps, across)
     if len(x) == 0 or eps == 0:
         return x.clone()
+    step_size = 2.5 * eps / steps if step_size is None else min(step_size, 2 * across)
     generator = generator or torch.Generator(x.device).manual_seed(0)
     with undisturbed(model, x.device):
         y = y.clone()
@@ -287,9 +292,7 @@ class _Ball:
         return replace(self, x=self.x[rows], low=self.low[rows], high=self.high[rows])
 
     def random_point(self, generator: torch.Generator) -> Tensor:
-        # Beyond 1 the box alone limits a pixel, and most of a larger ball would be cut to corners.
-        eps = min(self.eps, 1.0) if self.norm == "linf" else self.eps
-        delta = threats.random_point(self.x, eps, self.norm, generator)
+        delta = threats.random_point(self.x, self.eps, self.norm, generator)
         return threats.confine(self.x, delta, self.eps, self.norm, settle=False)
 
     def step(self, x_adv: Tensor, ascent: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def check_eps(eps: float) -> float:
         if isinstance(eps, (str, bool)):  # float() would accept both
             raise TypeError
         value = float(eps)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ThreatError(
             f"eps is {eps!r}; one number is expected, the same for the whole batch. "
             "For several budgets, attack once per budget."
@@ -114,6 +114,31 @@ def dual_norm(grad: Tensor, norm: str = "linf") -> Tensor:
     return _length(grad, _DUAL[norm])
 
 
+def diameter(x: Tensor, norm: str = "linf") -> float:
+    """Largest distance between two pictures of the shape of `x`: no ball need be wider.
+
+    Parameters
+    ----------
+    x
+        Pictures, shape (n, ...): only the shape is used.
+    norm
+        ``"linf"``, ``"l2"`` or ``"l1"``.
+
+    Returns
+    -------
+    float
+        1, the square root of the number of pixel values, or their number.
+
+    Raises
+    ------
+    ThreatError
+        Unknown `norm`.
+    """
+    check_norm(norm)
+    values = math.prod(x.shape[1:])
+    return {"linf": float(values > 0), "l2": math.sqrt(values), "l1": float(values)}[norm]
+
+
 def project(delta: Tensor, eps: float, norm: str = "linf", x: Tensor | None = None) -> Tensor:
     r"""Closest allowed perturbation, in Euclidean distance.
 
@@ -151,6 +176,8 @@ def project(delta: Tensor, eps: float, norm: str = "linf", x: Tensor | None = No
     if delta.numel() == 0:
         return delta.clone()
     low, high = (-x, 1 - x) if x is not None else (None, None)
+    if x is not None:  # an eps that overflows when squared is no use
+        eps = min(eps, diameter(x, norm))
     if norm == "linf":
         inside = delta.clamp(-eps, eps)
         return inside if low is None else inside.clamp(low, high)
@@ -258,6 +285,8 @@ def steepest(grad: Tensor, eps: float, norm: str = "linf", x: Tensor | None = No
     eps = check_eps(eps)
     if grad.numel() == 0:
         return grad.clone()
+    if x is not None:  # an eps that overflows when squared is no use
+        eps = min(eps, diameter(x, norm))
     if norm == "linf":
         delta = eps * grad.sign()
         return delta if x is None else delta.clamp(-x, 1 - x)
@@ -385,13 +414,25 @@ def settle(x: Tensor, x_adv: Tensor, eps: float, norm: str = "linf") -> Tensor:
 
 
 def _settle(x: Tensor, x_adv: Tensor, eps: float, norm: str) -> Tensor:
-    limit = _round_down(eps, x.dtype)
     shrink = 2 * torch.finfo(x.dtype).eps
-    while (outside := _length(x_adv - x, norm) > limit).any():
+    while (outside := _too_long(x_adv - x, eps, norm)).any():
         shorter = _add_towards(x, (x_adv - x) * max(0.0, 1 - shrink))
         x_adv = torch.where(_per_picture(outside, x), shorter, x_adv)
         shrink *= 2
     return x_adv
+
+
+def _too_long(delta: Tensor, eps: float, norm: str) -> Tensor:
+    """Whether each perturbation is longer than `eps`, in whatever order and dtype one sums."""
+    outside = _length(delta, norm) > _round_down(eps, delta.dtype)
+    if norm == "linf":  # a maximum does not round
+        return outside
+    # A long sum in the dtype of `delta` may itself be too small: look at the exact one as well.
+    wide = torch.float32 if delta.device.type == "mps" else torch.float64  # MPS has no float64
+    flat = delta.flatten(1).to(wide)
+    exact = flat.abs().sum(1) if norm == "l1" else flat.square().sum(1).sqrt()
+    margin = 4 * torch.finfo(torch.promote_types(delta.dtype, torch.float32)).eps
+    return outside | (exact > eps * (1 - margin))
 
 
 def _round_down(value: float, dtype: torch.dtype) -> float:
