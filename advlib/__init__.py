@@ -9,6 +9,7 @@ The floors of the package, from the ground up; imports run downward only:
 5. `checks`, `plots`, `widgets` (what only the reader's edge needs)
 """
 
+from advlib import data, models, threats
 from advlib.attacks import fgsm, noise, pgd
 from advlib.device import best_device
 from advlib.errors import (
@@ -39,9 +40,12 @@ __all__ = [
     "WeightsError",
     "accuracy",
     "best_device",
+    "data",
     "fgsm",
     "input_gradient",
+    "models",
     "noise",
     "pgd",
+    "threats",
     "wilson",
 ]

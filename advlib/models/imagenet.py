@@ -130,7 +130,7 @@ def _weights(name: str, weights: str):
     if name not in known:
         raise InputError(
             f"{name!r} is not a classification network of torchvision; for example "
-            f'"squeezenet1_1", "mobilenet_v2" or "resnet50" is expected, or another of {len(known)}: '
+            f'"squeezenet1_1", "mobilenet_v2" or one of {len(known)} others is expected, see '
             "torchvision.models.list_models(module=torchvision.models)."
         )
     choices = zoo.get_model_weights(name)

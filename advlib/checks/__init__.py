@@ -1,0 +1,64 @@
+"""Checks of the exercises: they run in the cell and name the actual mistake.
+
+Each lesson has a module of its own, `lesson_01` and so on, with one function per exercise. A check
+never raises: it returns a `Verdict` that prints itself, so that a notebook runs on.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found.
+
+    Attributes
+    ----------
+    ok
+        Whether the exercise is solved.
+    message
+        The mistake and how to find it, or what was shown.
+    """
+
+    ok: bool
+    message: str
+
+    def __repr__(self) -> str:
+        return f"{'Right' if self.ok else 'Not yet'}: {self.message}"
+
+
+class Mistake(Exception):
+    """Raised inside a check with the sentence that names the mistake."""
+
+
+def check(function: Callable[..., str]) -> Callable[..., Verdict]:
+    """Turn a function that raises `Mistake` or returns praise into one that returns a `Verdict`.
+
+    An error inside the reader's own code becomes part of the verdict too.
+
+    Parameters
+    ----------
+    function
+        Takes the reader's answer; returns the sentence for a right one.
+
+    Returns
+    -------
+    Callable
+        With the same arguments.
+    """
+
+    @functools.wraps(function)
+    def checked(*args, **kwargs) -> Verdict:
+        try:
+            return Verdict(True, function(*args, **kwargs))
+        except Mistake as mistake:
+            return Verdict(False, str(mistake))
+        except Exception as error:
+            return Verdict(
+                False, f"your code stopped with {type(error).__name__}: {str(error)[:200]}"
+            )
+
+    # The wrapped function returns text; readers of the reference should see what they get.
+    checked.__annotations__ = {**function.__annotations__, "return": Verdict}
+    return checked
