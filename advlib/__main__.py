@@ -1,0 +1,62 @@
+"""Commands that make and measure the shipped models.
+
+python -m advlib train NAME     train a model from nothing and write its weights
+python -m advlib measure NAME   attack it on held-out pictures and write its model card
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from advlib import recipes
+from advlib.errors import AdvlibError
+from advlib.models import lesson
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status is 0 on success and 2 where something must be mended."""
+    options = _parser().parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        path = _train(options) if options.command == "train" else _measure(options)
+    except AdvlibError as error:
+        print(f"advlib: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {path}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m advlib", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command, words in (
+        ("train", "train a model from nothing and write its weights"),
+        ("measure", "attack a model on held-out pictures and write its card"),
+    ):
+        sub = commands.add_parser(command, help=words, description=words)
+        sub.add_argument("name", help=f"one of: {', '.join(recipes.RECIPES)}")
+        sub.add_argument("--threads", type=int, help="CPU threads; weights depend on them slightly")
+    return parser
+
+
+def _train(options: argparse.Namespace) -> Path:
+    recipe = recipes.find(options.name)
+    model, metadata = recipes.train_model(recipe)
+    path = lesson.weights_path(recipe.name)
+    lesson.save_weights(model, path, metadata)
+    return path
+
+
+def _measure(options: argparse.Namespace) -> Path:
+    path = recipes.write_card(options.name)
+    print(path.read_text(encoding="utf-8"))
+    return path
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

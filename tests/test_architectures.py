@@ -1,0 +1,66 @@
+"""The small networks: sizes that the lessons and the web page count on."""
+
+import pytest
+import torch
+from torch import nn
+
+from advlib.models.architectures import MLP, Linear, SignNet, multiply_adds
+
+
+@pytest.mark.parametrize("network", [SignNet, Linear, MLP])
+def test_pixels_to_logits_on_every_device(network, device):
+    torch.manual_seed(0)
+    model = network().to(device).eval()
+    x = torch.rand(5, 3, 64, 64, device=device, requires_grad=True)
+    logits = model(x)
+    assert logits.shape == (5, 16) and logits.isfinite().all()
+    (grad,) = torch.autograd.grad(logits.sum(), x)
+    assert grad.shape == x.shape and (grad != 0).any()
+
+
+def test_sign_net_is_small_enough_for_a_web_page():
+    model = SignNet()
+    assert sum(p.numel() for p in model.parameters()) <= 170_000
+    assert multiply_adds(model) <= 20_000_000
+    known = (nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.Linear, nn.Identity)
+    leaves = [layer for layer in model.modules() if not list(layer.children())]
+    assert all(isinstance(layer, known) for layer in leaves), "nothing a page cannot compute"
+
+
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_sign_net_takes_other_sizes(size):
+    assert SignNet().eval()(torch.rand(2, 3, size, size)).shape == (2, 16)
+
+
+def test_sign_net_can_be_made_wider_and_deeper():
+    model = SignNet(classes=3, widths=(8, 16), depths=(2, 1))
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 3)
+    assert len(model.blocks) == 3
+
+
+def test_a_picture_alone_and_in_a_batch_gives_the_same_logits():
+    torch.manual_seed(0)
+    model = SignNet().eval()
+    x = torch.rand(4, 3, 64, 64)
+    torch.testing.assert_close(model(x)[:1], model(x[:1]), atol=1e-5, rtol=1e-5)
+
+
+def test_linear_is_affine_in_the_pixels():
+    torch.manual_seed(0)
+    model = Linear((1, 4, 4), 3).double()
+    a, b = torch.rand(2, 1, 1, 4, 4, dtype=torch.float64)
+    torch.testing.assert_close(model((a + b) / 2), (model(a) + model(b)) / 2)
+
+
+@pytest.mark.parametrize(
+    "model, shape, expected",
+    [
+        (nn.Conv2d(3, 8, 3, padding=1), (3, 10, 10), 10 * 10 * 8 * 27),
+        (nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4), (4, 10, 10), 5 * 5 * 4 * 9),
+        (MLP((1, 2, 2), 3, (5,)), (1, 2, 2), 4 * 5 + 5 * 3),
+    ],
+)
+def test_multiply_adds_by_hand(model, shape, expected):
+    model.train()
+    assert multiply_adds(model, shape) == expected
+    assert model.training, "the mode is as it was"

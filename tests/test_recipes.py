@@ -1,0 +1,84 @@
+"""The committed commands: train, measure, and the card that they write."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from advlib import __main__ as command
+from advlib import recipes
+from advlib.errors import InputError
+from advlib.models import lesson
+
+TINY = dict(pictures=64, epochs=1, batch_size=32)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The shipped weights are out of reach: commands write into an empty folder."""
+    monkeypatch.setattr(lesson, "WEIGHTS", tmp_path)
+    small = {name: replace(recipe, **TINY) for name, recipe in recipes.RECIPES.items()}
+    monkeypatch.setattr(recipes, "RECIPES", small)
+    return tmp_path
+
+
+def test_there_is_a_recipe_for_every_lesson_model():
+    assert tuple(recipes.RECIPES) == lesson.NAMES
+    assert all(name == recipe.name for name, recipe in recipes.RECIPES.items())
+
+
+def test_measured_pictures_are_never_trained_on():
+    for recipe in recipes.RECIPES.values():
+        assert recipe.data_seed not in (recipes.MEASURE_SEED, recipes.MEASURE_SEED + 1)
+
+
+@pytest.mark.parametrize("name", lesson.NAMES)
+def test_train_writes_weights_that_load(folder, name, capsys):
+    assert command.main(["train", name]) == 0
+    assert f"{name}.safetensors" in capsys.readouterr().out
+    metadata = lesson.read_metadata(lesson.weights_path(name))
+    assert json.loads(metadata["recipe"])["pictures"] == 64
+    assert metadata["architecture"] == "SignNet"
+    assert lesson.load(name)(torch.zeros(1, 3, 64, 64)).shape == (1, 16)
+
+
+def test_training_twice_gives_the_same_weights():
+    recipe = replace(recipes.RECIPES["signs-robust"], **TINY)
+    first, second = (recipes.train_model(recipe)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_card_states_every_measured_number_and_the_command(folder):
+    command.main(["train", "signs-standard"])
+    path = recipes.write_card("signs-standard", pictures=32, stop_signs=4)
+    text = lesson.card("signs-standard")
+    assert path == folder / "signs-standard.md" and text == path.read_text()
+    assert "python -m advlib train signs-standard" in text
+    assert "python -m advlib measure signs-standard" in text
+    for words, share in recipes.measure(lesson.load("signs-standard"), 32, stop_signs=4).items():
+        assert f"| {words} | {100 * share.value:.2f} |" in text, "and measuring again agrees"
+
+
+def test_adversary_grows_and_stays_in_its_ball():
+    recipe = replace(recipes.RECIPES["signs-robust"], pictures=640, epochs=2, ramp=0.5)
+    perturb = recipes.adversary(recipe)
+    model = lesson.build("signs-robust")
+    x, y = torch.rand(4, 3, 64, 64), torch.arange(4)
+    sizes = [(perturb(model, x, y) - x).abs().max().item() for _ in range(12)]
+    assert sizes[0] < 0.2 * recipe.eps, "one tenth at the first of ten steps"
+    assert sizes[4] < sizes[9] <= recipe.eps + 1e-7
+    assert sizes[11] == pytest.approx(recipe.eps, rel=1e-3)
+    assert recipes.adversary(recipes.RECIPES["signs-standard"]) is None
+
+
+def test_unknown_names_list_the_known_ones(capsys):
+    with pytest.raises(InputError, match="signs-standard, signs-robust"):
+        recipes.find("signs")
+    assert command.main(["train", "signs"]) == 2
+    assert "signs-robust" in capsys.readouterr().err
+
+
+def test_missing_weights_end_the_command_with_advice(folder, capsys):
+    assert command.main(["measure", "signs-robust"]) == 2
+    assert "python -m advlib train signs-robust" in capsys.readouterr().err
