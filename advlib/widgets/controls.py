@@ -189,7 +189,7 @@ def _control(
         raise ControlError(f"{name!r} needs at least one value")
     if len(set(labels)) < len(labels):
         raise ControlError(f"two values of {name!r} read the same: {list(labels)}; change format")
-    indices = range(len(values))
+    indices = list(range(len(values)))
     if stored is not None:
         indices = sorted({_index(name, values, value) for value in stored})
         if not indices:

@@ -15,7 +15,7 @@ from advlib.widgets.controls import (
     initial_position,
     values_at,
 )
-from advlib.widgets.errors import StoredSizeError
+from advlib.widgets.errors import SceneError, StoredSizeError
 from advlib.widgets.scene import ImageTable, encode_scene
 from advlib.widgets.still import draw_scene
 
@@ -127,6 +127,8 @@ def explorer(
         values.
     """
     check_controls(controls)
+    if not (title.strip() and alt.strip()):
+        raise SceneError("an explorer needs a title and an alt text that says what it shows")
     start = initial_position(controls)
     positions = list(grid(controls)) if precompute else [start]
     data = {

@@ -13,7 +13,7 @@ import numpy as np
 from advlib.palette import ROLES
 from advlib.widgets.errors import SceneError
 
-_ENCODINGS = {
+_ENCODINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "png": ("PNG", {"optimize": True}),
     "webp": ("WEBP", {"quality": 90, "method": 4}),
 }
@@ -142,7 +142,7 @@ def _image(item: Mapping[str, Any], add: Callable[[str], Any]) -> dict[str, Any]
     return {
         "src": add(data_url(item["array"], item.get("encoding", "png"))),
         "title": str(item["title"]),
-        "alt": str(item["alt"]),
+        "alt": _alt(item, "an image"),
         "caption": str(item.get("caption", "")),
         "width": width,
         "height": height,
@@ -196,7 +196,7 @@ def _chart(chart: Mapping[str, Any]) -> dict[str, Any]:
     at, ylim = chart.get("at"), chart.get("ylim")
     return {
         "title": str(chart.get("title", "")),
-        "alt": str(chart["alt"]),
+        "alt": _alt(chart, "a line chart"),
         "xlabel": str(chart["xlabel"]),
         "ylabel": str(chart["ylabel"]),
         "series": series,
@@ -213,6 +213,12 @@ def _series(item: Mapping[str, Any]) -> dict[str, Any]:
     if not all(map(math.isfinite, x + y)):
         raise SceneError(f"series {item['label']!r} holds a value that is not finite")
     return {"label": str(item["label"]), "role": _role(item), "x": x, "y": y}
+
+
+def _alt(item: Mapping[str, Any], what: str) -> str:
+    if not str(item["alt"]).strip():
+        raise SceneError(f"{what} needs an alt text: what it shows, for readers who cannot see it")
+    return str(item["alt"])
 
 
 def _role(item: Mapping[str, Any]) -> str:

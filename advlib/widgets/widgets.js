@@ -108,17 +108,17 @@ function explorer({ model, el }) {
       scene.el,
       status),
   );
+  show();
   if (model.offline && alone && data.controls.length) {
     status.textContent = "This page holds one state only: run the notebook to move the controls.";
   }
-  show();
   return ask.stop;
 }
 
 // Asks the kernel for states that are not stored. At most one request is under way; of all that
 // come meanwhile only the newest is asked next, so a dragged slider never builds a queue.
 function asker(model, data, status, scene) {
-  const view = uid();
+  const view = `${uid()}-${Math.random().toString(36).slice(2)}`; // another tab may share the kernel
   let sent = 0;
   let flying = false;
   let wanted = null;
@@ -177,7 +177,7 @@ function controlView(control, { start, offered, disabled, changed }) {
 
 function sliderView(control, start, offered, disabled, changed) {
   const id = uid();
-  const output = h("output", { for: id, class: "advlib-value" });
+  const output = h("span", { class: "advlib-value", "aria-hidden": "true" }); // see aria-valuetext
   const input = h("input", {
     type: "range", id, min: 0, max: offered.length - 1, step: 1, disabled,
     oninput: () => {
@@ -222,7 +222,7 @@ function sceneView() {
   const lines = h("div", { class: "advlib-lines" });
   const text = h("p", { class: "advlib-text", "aria-live": "polite" });
   const error = h("p", { class: "advlib-error", role: "alert", hidden: true });
-  const el = h("div", { class: "advlib-scene" }, images, bars, lines, text, error);
+  const el = h("div", { class: "advlib-scene" }, error, images, bars, lines, text);
   return {
     el,
     draw(scene, table) {
@@ -407,7 +407,7 @@ function openGuess(data, id, keep) {
 }
 
 function numberField(number, labelledby, pick) {
-  const output = h("output", { class: "advlib-value" }, withUnit(number, number.initial));
+  const output = h("span", { class: "advlib-value", "aria-hidden": "true" }, withUnit(number, number.initial));
   const input = h("input", {
     type: "range", min: number.low, max: number.high, step: number.step, "aria-labelledby": labelledby,
     "aria-valuetext": output.textContent,
@@ -434,9 +434,10 @@ function verdict(data, guess) {
   const pair = h("dl", { class: "advlib-verdict", tabindex: -1 },
     h("div", {}, h("dt", {}, "Your guess"), h("dd", {}, rich(wording(data, guess)))),
     h("div", {}, h("dt", {}, "Measured"), h("dd", {}, rich(wording(data, data.answer)))));
-  if (data.number) pair.append(distance(data.number, guess, data.answer));
-  const why = data.explanation ? [h("p", { class: "advlib-why" }, rich(data.explanation))] : [];
-  return [pair, ...why];
+  const shown = [pair];
+  if (data.number) shown.push(distance(data.number, guess, data.answer));
+  if (data.explanation) shown.push(h("p", { class: "advlib-why" }, rich(data.explanation)));
+  return shown;
 }
 
 function distance(number, guess, answer) {

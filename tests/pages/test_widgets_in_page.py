@@ -1,0 +1,426 @@
+"""The widgets in a browser with no kernel: a small page made by the book's own extension.
+
+The page forbids everything that the widgets do without: inline scripts, eval, other hosts.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import static_widgets
+from test_widgets import notebook, view
+
+from advlib import widgets
+from advlib.widgets import base
+
+POLICY = "default-src 'none'; script-src file:; style-src file:; img-src data:"
+
+
+def compute(eps: int, direction: str) -> dict[str, Any]:
+    ramp = np.linspace(0, 1, 32)[None, None].repeat(32, 1)
+    role = "noise" if direction == "noise" else "adversarial"
+    value = 0.9 - 0.1 * eps * (direction == "gradient")
+    names = ("clean", "change", "shown")
+    return {
+        "images": [
+            {"array": ramp * (1 - 0.1 * eps), "title": name, "alt": f"{name} ramp"}
+            for name in names
+        ],
+        "bars": [
+            {"title": "clean", "bars": [{"label": "stop", "value": 0.9, "role": "clean"}]},
+            {"title": "changed", "bars": [{"label": "stop", "value": value, "role": role}]},
+        ],
+        "lines": {
+            "series": [
+                {"label": "noise", "x": [0, 4], "y": [0.9, 0.9], "role": "noise"},
+                {"label": "gradient", "x": [0, 4], "y": [0.9, 0.5], "role": "adversarial"},
+            ],
+            "xlabel": "epsilon (1/255)",
+            "ylabel": "probability",
+            "alt": "one falls, one does not",
+            "at": eps,
+            "ylim": (0, 1),
+        },
+        "text": f"{direction} at {eps}/255",
+    }
+
+
+def make_explorer(title: str = "An explorer") -> widgets.Explorer:
+    controls = [
+        widgets.slider("eps", range(5), label="epsilon", format="{}/255", stored=[0, 2, 4]),
+        widgets.choice("direction", ["noise", "gradient"]),
+    ]
+    return widgets.explorer(compute, controls, title=title, alt="What the explorer shows")
+
+
+def make_quiz() -> widgets.Quiz:
+    choices = [widgets.right("one", "well seen"), widgets.wrong("two", "that is the L1 norm")]
+    return widgets.quiz(
+        [
+            widgets.single("Single?", choices),
+            widgets.multiple("Multiple?", [*choices, widgets.right("three")]),
+            widgets.numeric(
+                "Number?", 8 / 255, tolerance=5e-4, why="divided", mistakes={8: "in 255ths"}
+            ),
+        ]
+    )
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Return a function that writes a page with the given widgets and returns its address."""
+
+    def write(*shown: base.PageWidget, break_state: bool = False) -> str:
+        static_widgets.write_assets(tmp_path, Path(base.__file__).parent)
+        stored = static_widgets.read_notebook(notebook(tmp_path, *shown))
+        body = "".join(f"{view(w.model_id)}<p>between</p>" for w in shown)
+        body = static_widgets.replace_views(body, stored, static_widgets.SCRIPT)
+        if break_state:
+            body = body.replace('{"kind"', '{"kind', 1)
+        page = tmp_path / "page.html"
+        page.write_text(
+            '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Widgets</title>'
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'<link rel="stylesheet" href="{static_widgets.STYLE}"></head>'
+            f"<body><main><h1>Lesson</h1>{body}</main></body></html>",
+            encoding="utf-8",
+        )
+        return page.as_uri()
+
+    return write
+
+
+@pytest.fixture
+def visit(browser):
+    """Return a function that opens an address; at the end no page may have complained."""
+    contexts, complaints = [], []
+
+    def go(address: str, script: str = "", **options: Any) -> Any:
+        contexts.append(browser.new_context(**options))
+        if script:
+            contexts[-1].add_init_script(script)
+        page = contexts[-1].new_page()
+        page.set_default_timeout(5_000)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "console", lambda said: complaints.append(said.text) if said.type == "error" else None
+        )
+        page.goto(address)
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+# -- explorer
+
+
+def test_the_keyboard_steps_through_the_stored_states(build, visit):
+    page = visit(build(make_explorer()))
+    slider = page.get_by_role("slider", name="epsilon")
+    text = page.locator(".advlib-text")
+    assert text.inner_text() == "noise at 0/255"
+    slider.focus()
+    slider.press("ArrowRight")
+    assert text.inner_text() == "noise at 2/255"  # 1/255 is not stored, so it is not offered
+    assert slider.get_attribute("aria-valuetext") == "2/255"
+    slider.press("End")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
+    assert text.inner_text() == "gradient at 4/255"
+    fill = page.locator(".advlib-fill.advlib-adversarial")
+    assert fill.evaluate("e => e.style.width") == "50%"
+
+
+def test_the_mouse_and_the_finger_move_the_slider(build, visit):
+    page = visit(build(make_explorer()), has_touch=True)
+    slider = page.get_by_role("slider")
+    box = slider.bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 5, box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    assert page.locator(".advlib-text").inner_text() == "noise at 4/255"
+    before = page.locator("img").first.get_attribute("src")
+    page.touchscreen.tap(box["x"] + 5, box["y"] + box["height"] / 2)
+    assert page.locator(".advlib-text").inner_text() == "noise at 0/255"
+    assert page.locator("img").first.get_attribute("src") != before
+    page.get_by_role("radio", name="gradient").tap()
+    assert page.locator(".advlib-text").inner_text() == "gradient at 0/255"
+
+
+def test_two_explorers_on_one_page_do_not_touch_each_other(build, visit):
+    page = visit(build(make_explorer("First"), make_explorer("Second")))
+    page.get_by_role("group", name="Second").get_by_role("slider").press("End")
+    texts = page.locator(".advlib-text").all_inner_texts()
+    assert texts == ["noise at 0/255", "noise at 4/255"]
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(set(ids)) == len(ids)
+
+
+def test_one_state_alone_says_why_nothing_moves(build, visit):
+    controls = [widgets.slider("eps", range(3)), widgets.choice("direction", ["noise"])]
+    widget = widgets.explorer(compute, controls, title="One", alt="What", precompute=False)
+    page = visit(build(widget))
+    assert page.get_by_role("slider").is_disabled()
+    assert "one state only" in page.get_by_role("status").inner_text()
+
+
+# -- the homes: dark, narrow, no script, no storage, damaged state
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_sticks_out_and_the_colours_follow(build, visit, scheme, width):
+    guess = widgets.predict("How many of 100?", widgets.number(0, 100, unit="%"))
+    page = visit(
+        build(make_explorer(), guess, guess.reveal(3.0, "why " * 40), make_quiz()),
+        viewport={"width": width, "height": 844},
+        color_scheme=scheme,
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    card = "getComputedStyle(document.querySelector('.advlib')).backgroundColor"
+    light, dark = "rgb(255, 255, 255)", "rgb(23, 27, 32)"
+    assert page.evaluate(card) == (dark if scheme == "dark" else light)
+    # The reader's choice in the theme beats the system's.
+    other = "light" if scheme == "dark" else "dark"
+    page.evaluate(f"document.documentElement.dataset.theme = '{other}'")
+    assert page.evaluate(card) == (dark if other == "dark" else light)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(build, browser, axe, width, scheme):
+    guess = widgets.predict("How many of 100?", widgets.number(0, 100, unit="%"))
+    other = widgets.predict("Which?", ["a", "b"], answer="a", explanation="why")
+    address = build(make_explorer(), guess, guess.reveal(3.0, "why"), other, make_quiz())
+    context = browser.new_context(
+        viewport={"width": width, "height": 844}, color_scheme=scheme, bypass_csp=True
+    )
+    page = context.new_page()
+    page.goto(address)
+    page.locator(".advlib-quiz form button").first.click()
+    page.locator(".advlib-predict button").first.click()
+    page.wait_for_timeout(200)
+    page.evaluate(axe)
+    found = page.evaluate("axe.run().then(r => r.violations)")
+    context.close()
+    # This page has only the widgets: the page's own landmarks are another test's subject.
+    assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found] == []
+
+
+def test_without_scripts_the_stills_show_and_the_answer_is_folded(build, browser):
+    guess = widgets.predict("How many?", widgets.number(0, 100))
+    address = build(make_explorer(), guess, guess.reveal(3), make_quiz())
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(address)
+    still = page.get_by_role("img", name="What the explorer shows")
+    assert still.is_visible()
+    assert page.get_by_text("1. Single?").is_visible()
+    assert not page.get_by_text("Measured: 3").is_visible()
+    page.get_by_text("What was measured").click()
+    assert page.get_by_text("Measured: 3").is_visible()
+    context.close()
+
+
+def test_a_damaged_state_keeps_its_still_and_harms_nothing_else(build, visit):
+    page = visit(build(make_explorer("First"), make_explorer("Second"), break_state=True))
+    assert page.get_by_text("could not be drawn").count() == 1
+    assert page.get_by_role("img", name="What the explorer shows").is_visible()
+    page.get_by_role("slider").press("End")
+    assert page.locator(".advlib-text").all_inner_texts() == ["noise at 4/255"]
+
+
+def test_what_follows_a_widget_does_not_move(build, visit):
+    watch = (
+        "window.shift = 0; new PerformanceObserver(list => list.getEntries()"
+        ".forEach(e => window.shift += e.value)).observe({type: 'layout-shift', buffered: true})"
+    )
+    page = visit(build(make_explorer(), make_quiz()), script=watch)
+    page.wait_for_timeout(300)
+    page.get_by_role("slider").press("End")
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.shift") == 0
+
+
+# -- predict, lock, reveal
+
+
+def test_the_answer_shows_only_after_the_lock_and_the_guess_is_remembered(build, visit):
+    guess = widgets.predict("How many of 100?", widgets.number(0, 100, unit="%"))
+    address = build(guess, guess.reveal(3.5, "It is *not* aimed."))
+    page = visit(address)
+    reveal = page.locator(".advlib-reveal")
+    assert "3.5" not in page.locator("main").inner_text()
+    assert "lock your guess first" in reveal.inner_text()
+    reveal.get_by_role("button", name="Go to the question").click()
+    slider = page.get_by_role("slider", name="How many of 100?")
+    assert slider.evaluate("e => e === document.activeElement")
+    slider.press("ArrowRight")
+    page.get_by_role("button", name="Lock my guess").press("Enter")
+    assert "Your guess: 51 %" in page.locator(".advlib-predict").inner_text()
+    assert reveal.locator("dd").all_inner_texts() == ["51 %", "3.5 %"]
+    assert "It is not aimed." in reveal.inner_text()
+    page.reload()
+    assert reveal.locator("dd").all_inner_texts() == ["51 %", "3.5 %"]
+    page.get_by_role("button", name="Guess again").click()
+    assert "lock your guess first" in reveal.inner_text()
+    assert page.get_by_role("button", name="Lock my guess").is_visible()
+
+
+def test_options_must_be_chosen_before_they_can_be_locked(build, visit):
+    page = visit(build(widgets.predict("Which?", ["a", "b"], answer="b", explanation="since b")))
+    lock = page.get_by_role("button", name="Lock my guess")
+    assert lock.is_disabled()
+    assert "since b" not in page.locator("main").inner_text()
+    page.get_by_role("radio", name="a").check()
+    lock.click()
+    assert page.locator("dd").all_inner_texts() == ["a", "b"]
+    assert "since b" in page.locator("main").inner_text()
+
+
+NO_STORAGE = "Object.defineProperty(window, 'localStorage', {get() { throw new Error('blocked') }})"
+
+
+def test_all_works_when_storage_is_blocked(build, visit):
+    guess = widgets.predict("Which?", ["a", "b"])
+    page = visit(build(guess, guess.reveal("b"), make_quiz()), script=NO_STORAGE)
+    page.locator(".advlib-predict").get_by_role("radio", name="a").check()
+    page.get_by_role("button", name="Lock my guess").click()
+    assert page.locator(".advlib-reveal dd").all_inner_texts() == ["a", "b"]
+    page.get_by_role("textbox").fill("0.0314")
+    page.get_by_role("textbox").press("Enter")
+    assert "1 of 3 right" in page.locator(".advlib-score").inner_text()
+
+
+# -- quiz
+
+
+def test_a_quiz_names_the_mistake(build, visit):
+    page = visit(build(make_quiz()))
+    single, multiple, number = page.locator(".advlib-quiz form").all()
+    single.get_by_role("button").click()
+    assert "Choose an option first" in single.inner_text()
+    single.get_by_role("radio", name="two").check()
+    single.get_by_role("button").click()
+    assert "Not yet. that is the L1 norm" in single.inner_text()
+    single.get_by_role("radio", name="two").press("ArrowUp")
+    page.keyboard.press("Enter")
+    assert "Right. well seen" in single.inner_text()
+    multiple.get_by_role("checkbox", name="two").check()
+    multiple.get_by_role("checkbox", name="one").check()
+    multiple.get_by_role("button").click()
+    assert "One true option is not ticked" in multiple.inner_text()
+    multiple.get_by_role("checkbox", name="two").uncheck()
+    multiple.get_by_role("checkbox", name="three").check()
+    multiple.get_by_role("button").click()
+    assert "Right." in multiple.inner_text()
+    for typed, said in [
+        ("", "Type a number"),
+        ("eight", "Type a number"),
+        ("8", "in 255ths"),
+        ("0,5", "Not this number"),
+        ("8/255", "Right. divided"),
+    ]:
+        number.get_by_role("textbox").fill(typed)
+        number.get_by_role("textbox").press("Enter")
+        assert said in number.inner_text()
+    assert page.locator(".advlib-score").inner_text() == "3 of 3 right"
+    page.reload()
+    assert page.locator(".advlib-score").inner_text() == "3 of 3 right"
+
+
+# -- with a kernel: a model that answers when the test says so
+
+KERNEL = """
+window.widgetUnderTest = render;
+"""
+START = """(data) => {
+  const listeners = [];
+  window.asked = [];
+  const state = {kind: "explorer", data};
+  const model = {
+    get: (name) => state[name], set() {}, save_changes() {}, off() {},
+    on: (event, callback) => listeners.push(callback),
+    send: (message) => window.asked.push(message),
+  };
+  window.reply = (message) => listeners.forEach((one) => one(message));
+  widgetUnderTest({model, el: document.body});
+}"""
+
+
+@pytest.fixture
+def kernel(tmp_path, visit):
+    """Return a page with one explorer that asks a kernel, which the test plays itself."""
+    script = static_widgets.classic_script(base.source("widgets.js"), KERNEL)
+    (tmp_path / "kernel.js").write_text(script, encoding="utf-8")
+    path = tmp_path / "kernel.html"
+    path.write_text(
+        '<!doctype html><meta charset="utf-8"><title>t</title><body><script src="kernel.js"></script>'
+    )
+    page = visit(path.as_uri())
+    page.evaluate(START, make_explorer().data)
+    return page
+
+
+def reply(page: Any, place: int, **content: Any) -> None:
+    page.evaluate(f"(content) => reply({{answer: asked[{place}].ask, ...content}})", content)
+
+
+SCENE = {"images": [], "bars": [], "lines": [], "text": "computed"}
+
+
+def test_stored_states_answer_at_once_and_only_others_are_asked(kernel):
+    slider = kernel.get_by_role("slider")
+    assert slider.get_attribute("max") == "4"
+    slider.fill("2")
+    assert kernel.locator(".advlib-text").inner_text() == "noise at 2/255"
+    assert kernel.evaluate("asked") == []
+    slider.fill("3")
+    assert kernel.evaluate("asked[0].at") == {"eps": 3, "direction": 0}
+    assert kernel.get_by_role("status").inner_text() == "Computing …"
+    reply(kernel, 0, scene=SCENE)
+    assert kernel.locator(".advlib-text").inner_text() == "computed"
+    assert kernel.get_by_role("status").inner_text() == ""
+
+
+def test_a_dragged_slider_asks_only_for_the_latest(kernel):
+    slider = kernel.get_by_role("slider")
+    for value in ("1", "3", "1", "3"):
+        slider.fill(value)
+    assert [a["at"]["eps"] for a in kernel.evaluate("asked")] == [1]
+    reply(kernel, 0, scene={**SCENE, "text": "outdated"})
+    assert kernel.locator(".advlib-text").inner_text() == "noise at 0/255"
+    assert [a["at"]["eps"] for a in kernel.evaluate("asked")] == [1, 3]
+    reply(kernel, 0, scene={**SCENE, "text": "outdated"})
+    reply(kernel, 1, scene={**SCENE, "text": "latest"})
+    assert kernel.locator(".advlib-text").inner_text() == "latest"
+
+
+def test_an_answer_that_comes_after_the_reader_has_moved_on_is_not_shown(kernel):
+    kernel.get_by_role("slider").fill("3")
+    kernel.get_by_role("slider").fill("4")
+    reply(kernel, 0, scene=SCENE)
+    assert kernel.locator(".advlib-text").inner_text() == "noise at 4/255"
+    assert kernel.get_by_role("status").inner_text() == ""
+
+
+def test_an_error_of_the_kernel_is_shown_until_the_next_good_state(kernel):
+    kernel.get_by_role("slider").fill("3")
+    reply(kernel, 0, error="ValueError: eps 3 is not for this model")
+    assert kernel.get_by_role("alert").inner_text() == "ValueError: eps 3 is not for this model"
+    kernel.get_by_role("slider").fill("2")
+    assert not kernel.get_by_role("alert").is_visible()
+
+
+def test_state_sizes_are_what_a_page_can_carry():
+    text = json.dumps(make_explorer().data)
+    assert len(text) < 20_000
+    script = static_widgets.classic_script(base.source("widgets.js"), base.source("static.js"))
+    assert len(script) + len(base.source("widgets.css")) < 50_000
