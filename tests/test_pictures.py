@@ -1,0 +1,127 @@
+"""Photographs and classic data sets: whatever comes in, pixels in [0, 1] come out."""
+
+import os
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from advlib.data import classic, photograph
+from advlib.errors import DownloadError, InputError
+
+
+@pytest.mark.parametrize("name", ["cat", "coffee"])
+def test_bundled_photographs_need_nothing_but_their_name(name: str) -> None:
+    x = photograph(name)
+    assert x.shape == (1, 3, 224, 224) and x.dtype == torch.float32
+    assert 0 <= x.min() < 0.1 and 0.7 < x.max() <= 1
+
+
+def test_the_middle_is_cut_as_torchvision_cuts_it() -> None:
+    from skimage import data
+    from torchvision.models import SqueezeNet1_1_Weights
+
+    preset = SqueezeNet1_1_Weights.IMAGENET1K_V1.transforms()
+    theirs = preset(torch.from_numpy(data.chelsea().copy()).permute(2, 0, 1))
+    mean, std = torch.tensor(preset.mean).view(3, 1, 1), torch.tensor(preset.std).view(3, 1, 1)
+    # Theirs rounds to whole grey levels after scaling, ours does not.
+    assert (theirs * std + mean - photograph("cat")[0]).abs().max() < 1 / 255
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "CMYK", "1", "I;16"])
+def test_a_file_of_any_kind_becomes_three_colours(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / ("picture.tiff" if mode == "CMYK" else "picture.png")
+    grey = np.full((40, 60), 255, dtype=np.uint16 if mode == "I;16" else np.uint8)
+    picture = Image.fromarray(grey) if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    picture.save(path)
+    x = photograph(path, resize=32, crop=24)
+    assert x.shape == (1, 3, 24, 24)
+    assert 0 <= x.min() and x.max() <= 1
+    if mode != "I;16":
+        assert x.min() > 0.99
+
+
+def test_transparent_pixels_become_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (30, 30), (0, 0, 0, 0)).save(tmp_path / "glass.png")
+    assert photograph(tmp_path / "glass.png", resize=24, crop=24).min() > 0.999
+
+
+def test_a_camera_held_sideways_is_turned(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (40, 20), "white")
+    picture.paste("black", (0, 0, 20, 20))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    picture.save(tmp_path / "turned.png", exif=exif)
+    x = photograph(tmp_path / "turned.png", resize=20, crop=20)
+    assert x[0, :, :5].mean() < 0.1 and x[0, :, -5:].mean() > 0.9
+
+
+def test_a_long_strip_is_cut_in_the_middle(tmp_path: Path) -> None:
+    strip = np.zeros((10, 1000, 3), np.uint8)
+    strip[:, 495:505] = 255
+    Image.fromarray(strip).save(tmp_path / "strip.png")
+    assert photograph(tmp_path / "strip.png", resize=10, crop=8).mean() > 0.95
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n\x00\x00"])
+def test_a_file_that_is_no_picture_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "broken.png"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"broken\.png cannot be read as a picture"):
+        photograph(path)
+
+
+def test_a_photograph_that_is_not_there_lists_what_is() -> None:
+    with pytest.raises(InputError, match='"cat", "coffee" or the path'):
+        photograph("panda")
+    with pytest.raises(InputError, match="crop"):
+        photograph("cat", resize=100, crop=200)
+
+
+def _write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(header + array.tobytes())
+
+
+def test_mnist_comes_as_tensors(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (7, 28, 28), dtype=np.uint8)
+    labels = np.arange(7, dtype=np.uint8)
+    for part in ("train", "t10k"):
+        _write_idx(raw / f"{part}-images-idx3-ubyte", pictures)
+        _write_idx(raw / f"{part}-labels-idx1-ubyte", labels)
+    x, y = classic("mnist", n=5, root=tmp_path)
+    assert x.shape == (5, 1, 28, 28) and x.dtype == torch.float32
+    assert torch.equal(y, torch.arange(5))
+    assert torch.allclose(x[:, 0] * 255, torch.from_numpy(pictures[:5]).float())
+
+
+def test_a_data_set_that_cannot_be_had_says_where_it_may_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", ["https://nowhere.invalid/"])
+    with pytest.raises(DownloadError, match="ADVLIB_DATA"):
+        classic("mnist", root=tmp_path)
+    with pytest.raises(InputError, match="fashion-mnist"):
+        classic("imagenet-21k")
+
+
+@pytest.mark.skipif(
+    not Path("../shared/testdata/data/MNIST/raw").is_dir(),
+    reason="no copy of the real MNIST beside the repository",
+)
+def test_the_real_mnist_is_read(tmp_path: Path) -> None:
+    shutil.copytree("../shared/testdata/data/MNIST", tmp_path / "MNIST")
+    os.chmod(tmp_path / "MNIST", 0o755)
+    for folder in (tmp_path / "MNIST").rglob("*"):
+        folder.chmod(0o755)
+    x, y = classic("mnist", root=tmp_path)
+    assert x.shape == (10000, 1, 28, 28) and y[:5].tolist() == [7, 2, 1, 0, 4]
