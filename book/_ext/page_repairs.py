@@ -1,0 +1,48 @@
+"""Small repairs of the theme's frame, after the pages are written.
+
+The theme (sphinx-book-theme 1.3.0 on pydata-sphinx-theme 0.17.1) offers no option for these. Each
+line says what axe-core finds without it.
+"""
+
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+REPAIRS = (
+    # label-content-name-mismatch: a button that shows "Search Ctrl+K" is not named "Search".
+    (r'(<button class="btn search-button-field[^>]*?)\s+title="Search" aria-label="Search"', r"\1"),
+    # label-content-name-mismatch: the icons' titles become text in a button named "Color mode".
+    (r'(<i class="theme-switch [^>]*?)\s+title="[^"]*"', r"\1"),
+    # region: the logo and the search of the side bar lie in no landmark.
+    (
+        r'<div id="pst-primary-sidebar" class',
+        r'<div id="pst-primary-sidebar" role="complementary" aria-label="Book" class',
+    ),
+    # aria-deprecated-role, aria-allowed-role, aria-required-children: the items of a list.
+    (r'role="doc-biblioentry"', r'role="listitem"'),
+)
+
+
+def repair(page: str) -> str:
+    """Return the page with every repair; a repaired page comes back as it is."""
+    for pattern, replacement in REPAIRS:
+        page = re.sub(pattern, replacement, page)
+    return page
+
+
+def repair_all(app: Sphinx, error: Exception | None) -> None:
+    """Repair every page of the finished book."""
+    if error is not None or app.builder.format != "html":
+        return
+    for path in Path(app.outdir).glob("**/*.html"):
+        before = path.read_text(encoding="utf-8")
+        after = repair(before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.connect("build-finished", repair_all)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

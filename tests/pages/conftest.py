@@ -1,0 +1,88 @@
+"""The built book in a browser: what the tests of the pages share.
+
+`make test` sets REQUIRE_BROWSER, and then a missing tool fails the tests. Plain pytest skips them.
+Both say in one sentence what brings the tool.
+"""
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HTML = ROOT / "_build" / "html"
+AXE = ROOT / "_build" / "vendor" / "axe.min.js"
+
+
+def pages() -> list[str]:
+    """Return every built page, relative to the book's folder."""
+    return sorted(path.relative_to(HTML).as_posix() for path in HTML.glob("**/*.html"))
+
+
+def missing(sentence: str) -> None:
+    """Fail where the browser tests are required, skip elsewhere; both with `sentence`."""
+    if os.environ.get("REQUIRE_BROWSER"):
+        pytest.fail(sentence, pytrace=False)
+    pytest.skip(sentence)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test that asks for a `page_path` every built page."""
+    if "page_path" in metafunc.fixturenames:
+        # The theme writes its macros' sources into _static; no reader opens them.
+        built = [path for path in pages() if not path.startswith("_static/")]
+        metafunc.parametrize("page_path", built or ["no page"])
+
+
+@pytest.fixture(scope="session")
+def book() -> Path:
+    """Return the folder of the built book."""
+    if not (HTML / "index.html").exists():
+        missing("The book is not built: run `make book`, or `jupyter-book build -W -n .`")
+    return HTML
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """Return the source of axe-core."""
+    if not AXE.exists():
+        missing("axe-core is not there: `sudo apt-get install npm`, then build the book again.")
+    return AXE.read_text(encoding="utf-8")
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: Any) -> None:
+        """Say nothing: the tests report what fails."""
+
+
+@pytest.fixture(scope="session")
+def address(book: Path) -> Iterator[str]:
+    """Serve the book on this machine and return its address."""
+    handler = partial(_Quiet, directory=str(book))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Start the system's Chromium, or Playwright's own."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    with playwright.sync_playwright() as driver:
+        if found is None and not Path(driver.chromium.executable_path).exists():
+            missing(
+                "Chromium is missing: `sudo apt-get install chromium`, "
+                "or `.venv/bin/playwright install chromium`."
+            )
+        chromium = driver.chromium.launch(executable_path=found)
+        yield chromium
+        chromium.close()
