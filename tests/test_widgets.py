@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -278,6 +279,16 @@ def test_text_is_stable_and_the_still_picture_has_alt_text():
     assert metadata["image/png"] == {"alt": "What it shows"}
     assert Image.open(io.BytesIO(data["image/png"])).format == "PNG"
     assert static_widgets.VIEW in data
+
+
+def test_what_colab_asks_for_stays_beside_the_picture(monkeypatch):
+    output = types.ModuleType("google.colab.output")
+    output.enable_custom_widget_manager = lambda: None
+    output._widgets = types.SimpleNamespace(_installed_url="https://colab.example/manager.js")
+    monkeypatch.setitem(sys.modules, "google.colab.output", output)
+    data, metadata = make()._repr_mimebundle_()
+    assert set(metadata) == {"image/png", static_widgets.VIEW}
+    assert set(data) == {"image/png", "text/plain", static_widgets.VIEW}
 
 
 def test_a_still_picture_shows_charts_too():

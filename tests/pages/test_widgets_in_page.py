@@ -361,9 +361,8 @@ def kernel(tmp_path, visit):
     script = static_widgets.classic_script(base.source("widgets.js"), KERNEL)
     (tmp_path / "kernel.js").write_text(script, encoding="utf-8")
     path = tmp_path / "kernel.html"
-    path.write_text(
-        '<!doctype html><meta charset="utf-8"><title>t</title><body><script src="kernel.js"></script>'
-    )
+    head = '<!doctype html><meta charset="utf-8"><title>t</title>'
+    path.write_text(f'{head}<body><script src="kernel.js"></script>')
     page = visit(path.as_uri())
     page.evaluate(START, make_explorer().data)
     return page
