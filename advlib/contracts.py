@@ -136,8 +136,10 @@ def check_steps(name: str, value: int) -> int:
 def check_step_size(value: float) -> float:
     """Return `value` as a float; raise `ThreatError` unless it is finite and > 0."""
     try:
+        if isinstance(value, (str, bool)):  # float() would accept both
+            raise TypeError
         size = float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         size = float("nan")
     if not 0 < size < float("inf"):
         raise ThreatError(

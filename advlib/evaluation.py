@@ -129,7 +129,7 @@ def predict(model: Model, x: Tensor, *, batch_size: int = 256) -> Tensor:
     with undisturbed(model, x.device), torch.no_grad():
         rows = []
         for part in x.split(batch_size):
-            logits = model(part)
+            logits = model(part.clone())  # a model may normalise in place
             check_logits(logits, part)
             rows.append(logits)
         return torch.cat(rows)

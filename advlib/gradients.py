@@ -85,7 +85,7 @@ def resolve_loss(loss: str | Loss) -> Loss:
     """
     if callable(loss):
         return loss
-    if loss in LOSSES:
+    if isinstance(loss, str) and loss in LOSSES:
         return LOSSES[loss]
     raise ThreatError(
         f'loss is {loss!r}; "ce" (cross-entropy), "margin", or a function of (logits, y) that '
@@ -122,6 +122,7 @@ def undisturbed(model: Model, device: torch.device) -> Iterator[None]:
 def _frozen(model: nn.Module) -> Iterator[None]:
     modules = [(module, module.training) for module in model.modules()]
     parameters = [p for p in model.parameters() if p.requires_grad]
+    places = [(module._buffers, dict(module._buffers)) for module, _ in modules]
     buffers = [(buffer, buffer._version, buffer.clone()) for buffer in _buffers(model)]
     try:
         # The flag itself, not model.eval(): modules that override train() would act on it.
@@ -135,6 +136,8 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter in parameters:
             parameter.requires_grad_(True)
+        for place, held in places:  # a model may also put a new tensor in the place of a buffer
+            place.update(held)
         with torch.no_grad():
             for buffer, version, before in buffers:
                 if buffer._version != version:
