@@ -40,7 +40,7 @@ def test_a_file_of_any_kind_becomes_three_colours(mode: str, tmp_path: Path) -> 
     picture.save(path)
     x = photograph(path, resize=32, crop=24)
     assert x.shape == (1, 3, 24, 24)
-    assert 0 <= x.min() and x.max() <= 1
+    assert x.min() >= 0 and x.max() <= 1
     if mode != "I;16":
         assert x.min() > 0.99
 
