@@ -1,10 +1,19 @@
-"""Leave sphinx-thebe out.
+"""The pages' scripts: sphinx-thebe is left out, and the search works from disk.
 
 Jupyter Book 1 loads sphinx-thebe for every book. It declares the same constants twice, which
 throws on each page, and names a third-party host. The course does not use it.
+
+Sphinx's search fetches each page that it finds, to quote from it. A browser forbids that to a page
+opened from disk, so there the search lists titles only.
 """
 
+from typing import Any
+
 from sphinx.application import Sphinx
+
+TITLES_ONLY = (
+    'if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;'
+)
 
 
 def drop_thebe(app: Sphinx) -> None:
@@ -18,9 +27,18 @@ def drop_thebe(app: Sphinx) -> None:
     ]
 
 
+def search_from_disk(
+    app: Sphinx, pagename: str, _template: str, _context: dict[str, Any], _doctree: Any
+) -> None:
+    """Let the search page fetch nothing when it is opened from disk."""
+    if pagename == "search":
+        app.add_js_file(None, body=TITLES_ONLY, priority=300)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     # Loaded here, it cannot come back after us.
     app.setup_extension("sphinx_thebe")
     drop_thebe(app)
+    app.connect("html-page-context", search_from_disk)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,189 @@
+"""The built book against its sources: links, hosts, figures, addresses; and a strict build."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import page_address
+import page_assets
+import page_repairs
+import pytest
+
+bs4 = pytest.importorskip("bs4")
+
+ROOT = Path(__file__).parents[1]
+HTML = ROOT / "_build" / "html"
+PAGES = sorted(path for path in HTML.glob("**/*.html") if "_static" not in path.parts)
+LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# What a page loads by itself; an <a href> is followed only by the reader.
+LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
+LOADS |= {"video": "src", "audio": "src", "embed": "src", "object": "data"}
+# A <link> of this kind names an address and loads nothing.
+NAMES = {"canonical", "author", "license", "next", "prev", "index", "search"}
+
+built = pytest.mark.skipif(not PAGES, reason="the book is not built: run `make book`")
+
+
+@cache
+def soup(path: Path) -> "bs4.BeautifulSoup":
+    return bs4.BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+@built
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(HTML).as_posix())
+def test_no_page_names_a_foreign_host_to_load_from(page: Path) -> None:
+    if not (HTML / "_static" / "mathjax").exists():
+        pytest.skip("MathJax could not be fetched: `sudo apt-get install npm` and build again")
+    for name, attribute in LOADS.items():
+        for element in soup(page).find_all(name):
+            target = element.get(attribute) or ""
+            if name == "link" and NAMES & set(element.get("rel", [])):
+                continue
+            assert not re.match(r"(?:\w+:)?//", target), f"{name} loads {target}"
+
+
+@built
+def test_no_style_names_a_foreign_host() -> None:
+    for path in (HTML / "_static").glob("**/*.css"):
+        assert not re.search(
+            r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", path.read_text("utf-8")
+        ), path
+
+
+@built
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(HTML).as_posix())
+def test_every_link_inside_the_book_arrives(page: Path) -> None:
+    dead = []
+    for element in soup(page).find_all(href=True):
+        parts = urlsplit(element["href"])
+        if parts.scheme or parts.netloc:
+            continue
+        target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+        if not target.exists():
+            dead.append(element["href"])
+        elif parts.fragment and target.suffix == ".html":
+            wanted = unquote(parts.fragment)
+            if not soup(target).find(attrs={"id": wanted}):
+                dead.append(element["href"])
+    assert not dead
+
+
+@built
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.name)
+def test_a_page_shows_the_outputs_that_are_committed(lesson: Path) -> None:
+    page = soup(HTML / "notebooks" / f"{lesson.stem}.html")
+    shown = re.sub(r"\s+", "", page.get_text())
+    # A figure's file is named by what is in it, so equal bytes are enough.
+    pictures = {path.read_bytes() for path in (HTML / "_images").glob("*")}
+    for cell in json.loads(lesson.read_text(encoding="utf-8"))["cells"]:
+        hidden = {"remove-output", "remove-cell"} & set(cell["metadata"].get("tags", []))
+        for output in cell.get("outputs", []) if not hidden else []:
+            data = output.get("data", {})
+            if output.get("name") == "stdout":
+                stream = re.sub(r"\x1b\[[\d;]*m|\s+", "", "".join(output["text"]))
+                assert stream in shown
+            elif "image/png" in data and not any("widget" in kind for kind in data):
+                assert base64.b64decode("".join(data["image/png"])) in pictures
+
+
+def test_the_repairs_leave_a_repaired_page_alone() -> None:
+    page = '<button class="btn search-button-field" title="Search" aria-label="Search">'
+    once = page_repairs.repair(page)
+    assert "aria-label" not in once
+    assert page_repairs.repair(once) == once
+
+
+@pytest.mark.parametrize(
+    ("remote", "address"),
+    [
+        ("https://github.com/someone/course.git", "https://github.com/someone/course"),
+        ("https://name:secret@github.com/someone/course", "https://github.com/someone/course"),
+        ("git@github.com:someone/course.git", "https://github.com/someone/course"),
+        ("ssh://git@example.org:2222/group/sub/course.git", "https://example.org/group/sub/course"),
+        ("/srv/git/course.git", ""),
+        ("../course", ""),
+        ("file:///srv/git/course", ""),
+        ("", ""),
+    ],
+)
+def test_the_address_of_a_remote(remote: str, address: str) -> None:
+    assert page_address.from_remote(remote) == address
+
+
+def test_the_address_comes_from_the_hosting_environment_first() -> None:
+    environ = {"GITHUB_REPOSITORY": "someone/fork", "GITHUB_SERVER_URL": "https://github.com"}
+    assert page_address.repository(ROOT, environ) == "https://github.com/someone/fork"
+
+
+def test_without_an_address_there_is_none(tmp_path: Path) -> None:
+    assert page_address.repository(tmp_path, {}) == ""
+    assert page_address.site("", {}) == ""
+
+
+@pytest.mark.parametrize(
+    ("repository", "site"),
+    [
+        ("https://github.com/Someone/course", "https://someone.github.io/course/"),
+        ("https://github.com/someone/someone.github.io", "https://someone.github.io/"),
+        ("https://example.org/someone/course", ""),
+    ],
+)
+def test_the_address_of_the_published_book(repository: str, site: str) -> None:
+    assert page_address.site(repository, {}) == site
+
+
+def test_without_npm_the_build_says_what_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_assets.shutil, "which", lambda name: None)
+    sentence = page_assets.vendor(tmp_path / "vendor")
+    assert "content delivery network" in sentence
+    assert "apt-get install npm" in sentence
+    assert not (tmp_path / "vendor").exists()
+
+
+def small_book(folder: Path, page: str) -> subprocess.CompletedProcess[str]:
+    """Build a book of one page and one small lesson with this book's own configuration."""
+    shutil.copy(ROOT / "_config.yml", folder)
+    shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("*.md"))
+    # Not the extension's parent folder: it reads the package's scripts.
+    shutil.copytree(ROOT / "advlib" / "widgets", folder / "advlib" / "widgets")
+    vendored = ROOT / "_build" / "vendor"
+    if vendored.exists():
+        shutil.copytree(vendored, folder / "_build" / "vendor")
+    (folder / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: lesson\n")
+    (folder / "index.md").write_text(page)
+    lesson = {
+        "cells": [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# Lesson"}],
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    (folder / "lesson.ipynb").write_text(json.dumps(lesson))
+    command = [sys.executable, "-m", "jupyter_book", "build", "-W", "-n", "--keep-going", "."]
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("GITHUB_")}
+    environ["GITHUB_REPOSITORY"] = "someone/fork"
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
+
+
+def test_a_fork_launches_the_fork(tmp_path: Path) -> None:
+    done = small_book(tmp_path, "# Page\n\nNothing wrong here.\n")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "_build" / "html" / "lesson.html").read_text(encoding="utf-8")
+    launch = "https://colab.research.google.com/github/someone/fork/blob/main/lesson.ipynb"
+    assert launch in page
+    assert "https://someone.github.io/fork/" in page
+    assert (tmp_path / "_build" / "html" / "sitemap.xml").exists()
+
+
+def test_a_dead_reference_ends_the_build(tmp_path: Path) -> None:
+    done = small_book(tmp_path, "# Page\n\nSee [the page that is not there](nowhere.md).\n")
+    assert done.returncode != 0
+    assert "nowhere.md" in done.stdout + done.stderr

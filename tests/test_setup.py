@@ -1,0 +1,95 @@
+"""The set-up: what is pinned, what is promised to others' environments, what is packed."""
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+# What Colab had in August 2026. Installing advlib there must change none of it.
+COLAB = {
+    "torch": "2.11.0",
+    "torchvision": "0.26.0",
+    "numpy": "2.1.3",
+    "matplotlib": "3.10.0",
+    "ipywidgets": "7.7.1",
+    "anywidget": "0.9.21",
+}
+
+
+def pins() -> dict[str, Requirement]:
+    """Return the pinned requirements by name."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [line.split("#")[0].strip() for line in lines]
+    found = [Requirement(line) for line in wanted if line and not line.startswith("-")]
+    assert len({canonicalize_name(r.name) for r in found}) == len(found), "a package twice"
+    return {canonicalize_name(requirement.name): requirement for requirement in found}
+
+
+def floors() -> dict[str, Requirement]:
+    """Return what advlib itself asks for, by name."""
+    found = map(Requirement, PROJECT["project"]["dependencies"])
+    return {canonicalize_name(requirement.name): requirement for requirement in found}
+
+
+def test_every_requirement_is_pinned_and_says_why_it_is_there() -> None:
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith(("#", "-")):
+            assert re.fullmatch(r"[\w-]+==[\w.]+\s+# .+", line), line
+
+
+def test_the_last_requirement_is_the_package_itself() -> None:
+    assert (ROOT / "requirements.txt").read_text(encoding="utf-8").rstrip().endswith("\n-e .")
+
+
+@pytest.mark.parametrize("name", sorted(floors()))
+def test_the_pin_keeps_the_promise_of_the_floor(name: str) -> None:
+    (pin,) = pins()[name].specifier
+    assert floors()[name].specifier.contains(pin.version)
+
+
+@pytest.mark.parametrize("name", sorted(COLAB))
+def test_colab_keeps_its_versions(name: str) -> None:
+    assert floors()[name].specifier.contains(COLAB[name])
+
+
+@pytest.mark.parametrize("name", sorted(floors()))
+def test_a_floor_sets_no_ceiling(name: str) -> None:
+    assert [part.operator for part in floors()[name].specifier] == [">="]
+
+
+def test_torch_and_torchvision_match() -> None:
+    """torchvision names the one torch that it was built for."""
+    needs = [Requirement(line) for line in metadata.requires("torchvision") or []]
+    torch = next(requirement for requirement in needs if requirement.name == "torch")
+    assert torch.specifier.contains(metadata.version("torch").split("+")[0])
+
+
+def test_the_weights_and_scripts_are_packed() -> None:
+    packed = PROJECT["tool"]["setuptools"]["package-data"]
+    for path in (ROOT / "advlib").glob("**/*"):
+        if not path.is_file() or path.suffix in (".py", ".pyc"):
+            continue
+        package = next(
+            name
+            for name in sorted(packed, key=len, reverse=True)
+            if path.is_relative_to(ROOT / name.replace(".", "/"))
+        )
+        inside = path.relative_to(ROOT / package.replace(".", "/"))
+        assert any(inside.match(pattern) for pattern in packed[package]), path
+
+
+def test_no_file_names_a_machine() -> None:
+    """What is committed holds no absolute path of a home or a workplace."""
+    suffixes = {".py", ".md", ".yml", ".toml", ".txt", ".css", ".js", ".cff", ".bib"}
+    folders = ("advlib", "book", "tests", "notebooks", ".github")
+    files = [p for name in folders for p in (ROOT / name).glob("**/*") if p.suffix in suffixes]
+    files += [p for p in ROOT.glob("*") if p.suffix in suffixes]
+    for path in files:
+        found = re.search(r"(?<![\w.])/(?:home|root|work)/\w+", path.read_text(encoding="utf-8"))
+        assert found is None, f"{path}: {found and found[0]}"
