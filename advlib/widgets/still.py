@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +34,7 @@ def draw_scene(title: str, scene: dict[str, Any], urls: Sequence[str]) -> bytes:
 
     rows = [row for row in (scene["images"], scene["bars"], scene["lines"]) if row]
     heights = [_row_height(row) for row in rows]
-    sentence = textwrap.fill(scene["text"], 88)
+    sentence = textwrap.fill(re.sub(r"[`*]", "", scene["text"]), 88)  # marks are for the page
     figure = Figure(
         figsize=(_WIDTH, 0.9 + sum(heights) + 0.18 * sentence.count("\n")), layout="constrained"
     )

@@ -8,6 +8,7 @@ a strict Content-Security-Policy. Nothing comes from another server.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import struct
@@ -174,9 +175,15 @@ def _on_page(
     if doctree is None or VIEW not in context.get("body", ""):
         return
     widgets = read_notebook(Path(app.env.doc2path(pagename)))
-    script = context["pathto"](f"_static/{SCRIPT}", 1)
+    script = context["pathto"](f"_static/{SCRIPT}", 1) + _version(Path(app.outdir))
     context["body"] = replace_views(context["body"], widgets, script)
     app.add_css_file(STYLE)
+
+
+def _version(outdir: Path) -> str:
+    """Return a query that changes with the script, so that no browser keeps an old one."""
+    digest = hashlib.sha256((outdir / "_static" / SCRIPT).read_bytes()).hexdigest()
+    return f"?v={digest[:8]}"
 
 
 def _type_of(js: Any) -> str | None:
