@@ -102,7 +102,7 @@ def dual_length(grad: Array, norm: str) -> float:
 def _bisect(size_at: Callable[[float], float], eps: float, top: float) -> float:
     """Smallest argument in [0, top] at which the decreasing `size_at` is at most `eps`."""
     low, high = 0.0, top
-    for _ in range(200):
+    for _ in range(100):
         middle = (low + high) / 2
         low, high = (middle, high) if size_at(middle) > eps else (low, middle)
     return high
@@ -164,7 +164,7 @@ def _steepest_l2(g: Array, eps: float, x: Array) -> Array:
     if length(corner, "l2") <= eps:
         return corner
     low, high = -60.0, 60.0  # the scale, as a power of two
-    for _ in range(200):
+    for _ in range(100):
         middle = (low + high) / 2
         fits = length(np.clip(2.0**middle * g, -x, 1 - x), "l2") <= eps
         low, high = (middle, high) if fits else (low, middle)
@@ -205,7 +205,7 @@ def direction(grad: Array, norm: str, x_adv: Array) -> Array:
     if norm == "l2":
         size = length(grad, "l2")
         return grad / size if size > 0 else grad
-    stuck = np.where(grad > 0, x_adv >= 1, x_adv <= 0)
+    stuck = np.where(grad > 0, x_adv >= 1 - 1e-7, x_adv <= 1e-7)
     size = np.where(stuck, 0.0, np.abs(grad)).ravel()
     count = max(1, round(0.05 * size.size))
     step = np.zeros(size.size)
