@@ -315,7 +315,8 @@ def _sparse_sign(ascent: Tensor, x_adv: Tensor, share: float = 0.05) -> Tensor:
     A step along one pixel value, the steepest for l1, would need as many steps as there are
     pixels to change. Those at the edge of the box cannot move on and are passed over.
     """
-    blocked = torch.where(ascent > 0, x_adv >= 1, x_adv <= 0)
+    edge = torch.finfo(x_adv.dtype).eps  # 1, rounded towards x, may be a little less
+    blocked = torch.where(ascent > 0, x_adv >= 1 - edge, x_adv <= edge)
     size = ascent.abs().masked_fill(blocked, 0).flatten(1)
     count = max(1, round(share * size.shape[1]))
     chosen = torch.zeros_like(size).scatter(1, size.topk(count, dim=1).indices, 1 / count)
