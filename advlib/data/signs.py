@@ -27,7 +27,7 @@ BLOCK = 64
 
 RANGES: dict[str, tuple[float, float]] = {
     # where the sign hangs; lengths in half widths of the picture, angles in radians
-    "scale": (0.48, 0.76),
+    "scale": (0.44, 0.70),
     "shift_x": (-0.12, 0.12),
     "shift_y": (-0.12, 0.08),
     "turn": (-0.12, 0.12),
@@ -36,7 +36,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "tilt_x": (-0.10, 0.10),
     "tilt_y": (-0.10, 0.10),
     # light on the plate
-    "light": (0.75, 1.05),
+    "light": (0.72, 1.02),
     "light_x": (-0.16, 0.16),
     "light_y": (-0.18, 0.06),
     "shadow": (0.0, 0.45),
@@ -53,10 +53,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "road_x": (-0.9, 0.9),
     "road_light": (0.26, 0.46),
     # air and camera
-    "clear_air": (0.22, 0.85),
-    "exposure": (0.62, 1.02),
+    "clear_air": (0.20, 0.72),
+    "exposure": (0.62, 1.0),
     "warmth": (-0.06, 0.06),
-    "blur": (0.0, 0.35),
+    "blur": (0.0, 0.25),
     "sensor_noise": (0.001, 0.004),
 }
 """What is drawn for each picture, uniformly between the two numbers."""
