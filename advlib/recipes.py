@@ -256,7 +256,7 @@ def _card(
         "",
         f"Written by `python -m advlib measure {name}`; not edited by hand.",
         "",
-        recipe["purpose"],
+        recipe.pop("purpose"),
         "",
         f"A lesson model: it reads {len(signs.CLASS_NAMES)} traffic signs as `advlib.data.signs` "
         "renders them, and nothing else. It is made to be attacked and must not steer anything.",
@@ -283,7 +283,7 @@ def _card(
         "",
         "| setting | value |",
         "|---|---|",
-        *(f"| {key} | {_number(value)} |" for key, value in recipe.items() if key != "purpose"),
+        *(f"| {key} | {_setting(key, value)} |" for key, value in recipe.items()),
         "",
     ]
     return "\n".join(lines)
@@ -297,8 +297,6 @@ def _row(words: str, share: Proportion) -> str:
     )
 
 
-def _number(value: object) -> str:
-    """A setting as a reader would write it; perturbation sizes in /255."""
-    levels = 255 * value if isinstance(value, float) else 0.5
-    whole = 0 < levels < 64 and abs(levels - round(levels)) < 1e-6
-    return f"{round(levels)}/255" if whole else str(value)
+def _setting(key: str, value: object) -> str:
+    """A setting as a reader would write it; the perturbation size in /255."""
+    return f"{255 * value:g}/255" if key == "eps" else str(value)

@@ -197,7 +197,7 @@ def _no_entry() -> list[Layer]:
 
 
 def _priority_road() -> list[Layer]:
-    diamond = regular(4, 0.90)
+    diamond = regular(4, 0.88)
     return [
         (polygon(diamond, 0.07), METAL),
         (polygon(diamond, 0.055), WHITE),

@@ -258,7 +258,7 @@ def _plate(y: Tensor, value: dict[str, Tensor], size: int) -> tuple[Tensor, Tens
     depth = 1 + value["tilt_x"] * u + value["tilt_y"] * v
     u = (u * (1 + value["aspect"]) + value["shear"] * v) / depth
     v = v / depth
-    tile = max(size, 32)  # about as fine as the plate will be seen: no aliasing
+    tile = max(size, 64)  # about as fine as the plate will be seen: no aliasing
     atlas = face_atlas(tile).to(y.device)
     inside = 1 - 1 / tile  # the border of a tile is empty: a point clamped to it is off the plate
     row = (v.clamp(-inside, inside) + 1) / 2 + y.view(-1, 1, 1, 1)
