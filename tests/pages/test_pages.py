@@ -62,6 +62,9 @@ class Visit:
     def open(self, path: str) -> None:
         """Open the page and wait until its formulas and fonts are set."""
         self.page.goto(self.root + path, wait_until="load")
+        if path == "index.html":
+            # It only leads to the welcome page.
+            self.page.wait_for_url("**/book/index.html", wait_until="load")
         self.page.evaluate(READY)
         self.page.evaluate("document.fonts.ready.then(() => true)")
 
