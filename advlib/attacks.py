@@ -339,14 +339,15 @@ class _Best:
         success = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         return cls(x.clone(), score, success, torch.ones((), dtype=torch.bool, device=x.device))
 
-    def offer(self, rows: Tensor | slice, x_adv: Tensor, score: Tensor, success: Tensor) -> None:
-        """Take those of `x_adv`, points of the pictures `rows`, that are better than before."""
-        before, held = self.score[rows], self.success[rows]
+    def offer(self, rows: Tensor | None, x_adv: Tensor, score: Tensor, success: Tensor) -> None:
+        """Take those of `x_adv`, points of the pictures `rows` (None: all), that are better."""
+        at = slice(None) if rows is None else rows
+        before, held = self.score[at], self.success[at]
         better = (success & ~held) | ((success == held) & (score > before))
         wide = better.view(-1, *[1] * (x_adv.ndim - 1))
-        self.x_adv[rows] = torch.where(wide, x_adv, self.x_adv[rows])
-        self.score[rows] = torch.where(better, score.to(before.dtype), before)
-        self.success[rows] = success | held
+        self.x_adv[at] = torch.where(wide, x_adv, self.x_adv[at])
+        self.score[at] = torch.where(better, score.to(before.dtype), before)
+        self.success[at] = success | held
 
     def result(self, ball: _Ball) -> Tensor:
         if not self.finite:
@@ -363,7 +364,7 @@ class _Visit(NamedTuple):
     on_step: OnStep | None
 
     def at(
-        self, model: Model, x_adv: Tensor, y: Tensor, rows: Tensor | slice, step: int, last: bool
+        self, model: Model, x_adv: Tensor, y: Tensor, rows: Tensor | None, step: int, last: bool
     ) -> tuple[Tensor, Tensor]:
         """Measure `x_adv`, keep what is better; return the direction of ascent and the success."""
         if last:  # nothing follows, so no gradient is needed
@@ -392,7 +393,7 @@ def _climb(
     early_stop: bool,
 ) -> None:
     """One restart of PGD from `x_adv`; what it finds is kept by `visit.best`."""
-    rows: Tensor | slice = slice(None)
+    rows = None  # all pictures
     if early_stop:
         rows = (~visit.best.success).nonzero().squeeze(1)
         x_adv, y, ball = x_adv[rows], y[rows], ball.of(rows)
@@ -402,7 +403,7 @@ def _climb(
         ascent, reached = visit.at(model, x_adv, y, rows, step, last=step == steps)
         if step == steps:
             return
-        if early_stop:
+        if rows is not None:
             keep = (~reached).nonzero().squeeze(1)
             rows, x_adv, y, ball = rows[keep], x_adv[keep], y[keep], ball.of(keep)
             ascent = ascent[keep]

@@ -3,12 +3,17 @@
 import hashlib
 import os
 import tempfile
+from http.client import HTTPResponse
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from advlib.errors import DownloadError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 TIMEOUT = 20
 """Seconds without an answer after which a server counts as out of reach."""
@@ -87,7 +92,7 @@ def _check_source(url: str, sha256: str) -> None:
         )
 
 
-def _copy(url: str, file, name: str, progress: bool) -> str:
+def _copy(url: str, file: IO[bytes], name: str, progress: bool) -> str:
     """Copy what `url` holds to the open `file`; return its SHA-256 in hexadecimal digits."""
     digest, done = hashlib.sha256(), 0
     try:
@@ -110,14 +115,14 @@ def _copy(url: str, file, name: str, progress: bool) -> str:
     return digest.hexdigest()
 
 
-def _read(answer, url: str, name: str, file) -> bytes:
+def _read(answer: HTTPResponse, url: str, name: str, file: IO[bytes]) -> bytes:
     try:
         return answer.read(_CHUNK)
     except OSError as error:
         raise DownloadError(_out_of_reach(url, name, file, error)) from error
 
 
-def _out_of_reach(url: str, name: str, file, error: Exception) -> str:
+def _out_of_reach(url: str, name: str, file: IO[bytes], error: Exception) -> str:
     reason = getattr(error, "reason", error)
     return (
         f"{urlsplit(url).hostname} could not be reached ({reason}), so {name} is not at hand. "
@@ -125,7 +130,7 @@ def _out_of_reach(url: str, name: str, file, error: Exception) -> str:
     )
 
 
-def _bar(name: str, total: int | None, show: bool):
+def _bar(name: str, total: int | None, show: bool) -> "tqdm":
     from tqdm.auto import tqdm
 
     return tqdm(

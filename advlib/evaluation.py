@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from advlib.contracts import (
 from advlib.errors import InputError
 from advlib.gradients import undisturbed
 
-Attack = Callable[[Model, Tensor, Tensor], Tensor]
+Attack = Callable[[Any, Tensor, Tensor], Tensor]
 """From a model, pictures and their true classes to perturbed pictures."""
 
 

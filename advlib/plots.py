@@ -6,7 +6,7 @@ narrow, so that they can be read on a telephone. Nothing that computes imports t
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -21,16 +21,11 @@ if TYPE_CHECKING:
 WIDTH = 5.2
 """Width of a figure in inches: its 10-point letters stay readable at 360 pixels."""
 
-_STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 10,
+_STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": NEUTRAL,
-    "axes.grid": False,
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
+    "figure.facecolor": "white",  # also in dark mode: photographs need a neutral ground
 }
 
 __all__ = [
@@ -46,7 +41,9 @@ __all__ = [
 ]
 
 
-def figure(rows: int = 1, columns: int = 1, *, height: float = 3.0, **layout) -> tuple:
+def figure(
+    rows: int = 1, columns: int = 1, *, height: float = 3.0, **layout: Any
+) -> tuple["Figure", Any]:
     """Empty figure in the course's look, and its axes.
 
     Parameters
@@ -116,10 +113,11 @@ def image(axes: "Axes", x: Tensor, title: str, role: str | None = None) -> None:
     role
         ``"clean"``, ``"noise"``, ``"adversarial"`` or None.
     """
-    pixels = x.detach().float().cpu()
-    pixels = (pixels[0] if pixels.ndim == 4 else pixels).permute(1, 2, 0).numpy()
-    axes.imshow(pixels, vmin=0, vmax=1, cmap="gray", interpolation="nearest")
-    axes.set_title(title)
+    pixels = (x[0] if x.ndim == 4 else x).detach().float().cpu()
+    axes.imshow(
+        pixels.permute(1, 2, 0).numpy(), vmin=0, vmax=1, cmap="gray", interpolation="nearest"
+    )
+    axes.set_title(title, fontsize=10)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -215,9 +213,9 @@ def story(
     Figure
         To be passed to `show`.
     """
-    fig, axes = figure(3, len(pictures), height=5.6, height_ratios=[1, 1, 0.9], squeeze=False)
+    fig, axes = figure(3, len(pictures), height=4.9, height_ratios=[1, 1, 0.9], squeeze=False)
     for column, (title, x, probabilities, role) in enumerate(pictures):
         image(axes[0, column], x, title, role)
-        image(axes[1, column], magnified(x - original, factor), f"change x {factor:g}")
+        image(axes[1, column], magnified(x - original, factor), f"change × {factor:g}")
         confidences(axes[2, column], probabilities, names, role, top)
     return fig

@@ -297,6 +297,8 @@ def _row(words: str, share: Proportion) -> str:
     )
 
 
-def _setting(key: str, value: object) -> str:
+def _setting(key: str, value: str | float | None) -> str:
     """A setting as a reader would write it; the perturbation size in /255."""
-    return f"{255 * value:g}/255" if key == "eps" else str(value)
+    if key == "eps" and isinstance(value, float):
+        return f"{255 * value:g}/255"
+    return str(value)

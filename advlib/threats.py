@@ -175,22 +175,26 @@ def project(delta: Tensor, eps: float, norm: str = "linf", x: Tensor | None = No
     eps = check_eps(eps)
     if delta.numel() == 0:
         return delta.clone()
-    low, high = (-x, 1 - x) if x is not None else (None, None)
-    if x is not None:  # an eps that overflows when squared is no use
-        eps = min(eps, diameter(x, norm))
+    if x is None:
+        return _project_ball(delta, eps, norm)
+    eps = min(eps, diameter(x, norm))  # an eps that overflows when squared is no use
     if norm == "linf":
-        inside = delta.clamp(-eps, eps)
-        return inside if low is None else inside.clamp(low, high)
+        return delta.clamp(-eps, eps).clamp(-x, 1 - x)
     if norm == "l2":
-        if low is None:
-            length = _per_picture(_length(delta, "l2"), delta)
-            return torch.where(length > eps, delta * (eps / length), delta)
         # Scaling towards 0 and cutting at the box is the solution of the optimality conditions.
-        return _scale_into_box(delta, low, high, eps, at_most=1.0)
-    room = torch.where(delta > 0, high, -low) if low is not None else None
-    level = _threshold(delta.abs(), room, eps)
-    size = (delta.abs() - level).clamp_min(0)
-    return delta.sign() * (size if room is None else torch.minimum(size, room))
+        return _scale_into_box(delta, -x, 1 - x, eps, at_most=1.0)
+    room = torch.where(delta > 0, 1 - x, x)
+    shrunk = (delta.abs() - _threshold(delta.abs(), room, eps)).clamp_min(0)
+    return delta.sign() * torch.minimum(shrunk, room)
+
+
+def _project_ball(delta: Tensor, eps: float, norm: str) -> Tensor:
+    if norm == "linf":
+        return delta.clamp(-eps, eps)
+    if norm == "l2":
+        length = _per_picture(_length(delta, "l2"), delta)
+        return torch.where(length > eps, delta * (eps / length), delta)
+    return delta.sign() * (delta.abs() - _threshold(delta.abs(), None, eps)).clamp_min(0)
 
 
 def random_point(

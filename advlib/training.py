@@ -130,7 +130,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr * schedule(step / steps, warmup)
         seen.append(_step(model, optimizer, batch, labels))
-        if averaged is not None:
+        if averaged is not None and average is not None:
             _blend(averaged, model, min(average, (step + 1) / (step + 10)))
         if len(seen) == steps // epochs:
             history.append(Epoch(*torch.stack(seen).mean(0).tolist()))

@@ -86,4 +86,4 @@ def test_a_story_shows_picture_change_and_confidence_for_each_column() -> None:
     fig = plots.story(columns, ["stop", "go"], original=x, factor=10)
     change = np.asarray(fig.axes[3].images[0].get_array())
     assert np.allclose(change, 0.6, atol=1e-5)
-    assert fig.axes[3].get_title() == "change x 10"
+    assert fig.axes[3].get_title() == "change × 10"

@@ -7,6 +7,7 @@ never raises: it returns a `Verdict` that prints itself, so that a notebook runs
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def check(function: Callable[..., str]) -> Callable[..., Verdict]:
     """
 
     @functools.wraps(function)
-    def checked(*args, **kwargs) -> Verdict:
+    def checked(*args: Any, **kwargs: Any) -> Verdict:
         try:
             return Verdict(True, function(*args, **kwargs))
         except Mistake as mistake:

@@ -321,7 +321,8 @@ def _check_whole(name: str, value: int, low: int, high: int) -> None:
 def _indices(classes: Sequence[int | str]) -> list[int]:
     """Indices of classes given by index or by name."""
     names = list(CLASS_NAMES)
-    known = {**{name: i for i, name in enumerate(names)}, **{i: i for i in range(len(names))}}
+    known: dict[int | str, int] = {i: i for i in range(len(names))}
+    known.update((name, i) for i, name in enumerate(names))
     if isinstance(classes, str) or not classes:
         raise LabelError(f"`classes` must be a list of at least one class; got {classes!r}.")
     unknown = [entry for entry in classes if entry not in known]

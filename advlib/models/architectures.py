@@ -26,7 +26,7 @@ class Block(nn.Module):
         self.norm1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels)
-        self.shortcut = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels:
             self.shortcut = nn.Sequential(
                 nn.AvgPool2d(stride), nn.Conv2d(channels_in, channels, 1, bias=True)
@@ -141,7 +141,7 @@ def multiply_adds(model: nn.Module, shape: tuple[int, ...] = (3, 64, 64)) -> int
 
     def count(layer: nn.Module, _: object, out: Tensor) -> None:
         nonlocal total
-        total += out.numel() * layer.weight[0].numel()
+        total += out.numel() * next(layer.parameters())[0].numel()
 
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]

@@ -3,12 +3,16 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from advlib.download import fetch
 from advlib.errors import InputError, WeightsError
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 # These two were trained with extra outputs and on differently scaled pixels; torchvision's own
 # loader sets the same.
@@ -122,7 +126,7 @@ def cache_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _weights(name: str, weights: str):
+def _weights(name: str, weights: str) -> "WeightsEnum":
     """Torchvision's entry for the pretrained weights, which knows address, classes and pixels."""
     import torchvision.models as zoo
 
