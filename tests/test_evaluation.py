@@ -162,6 +162,12 @@ def test_pictures_go_to_the_model_in_batches_of_the_size_asked_for() -> None:
     assert seen == [256, 1]
 
 
+def test_predictions_of_a_plain_function_carry_no_graph() -> None:
+    """Its parameters cannot be frozen, so that nothing but no_grad keeps the graph away."""
+    model, x, _ = task()
+    assert not predict(lambda x: model(x), x).requires_grad
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 256])
 def test_accuracy_counts_the_pictures_that_are_right(batch_size: int) -> None:
     model, x, y = task()

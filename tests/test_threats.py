@@ -421,6 +421,19 @@ def test_no_sampled_allowed_perturbation_beats_the_steepest(seed, norm, eps) -> 
 
 
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize("boxed", [False, True])
+def test_tiny_and_huge_gradients_point_where_ordinary_ones_do(norm, scale, boxed) -> None:
+    """In float32 their squares are 0 and infinite."""
+    grad = draw((2, 20), 0).float()
+    x = reference.pictures(2, 20).float() if boxed else None
+    expected = threats.steepest(grad, 0.3, norm, x)
+    got = threats.steepest(grad * scale, 0.3, norm, x)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert float(threats.norm(got, norm).min()) > 0.2
+
+
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("boxed", [False, True])
 def test_where_the_gradient_is_zero_so_is_the_steepest_direction(norm: str, boxed: bool) -> None:
     grad = torch.tensor([[0.0, 0.0, 0.0], [0.0, -2.0, 0.0]])
