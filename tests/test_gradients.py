@@ -184,7 +184,7 @@ def test_a_gradient_that_breaks_on_the_way_is_refused_too() -> None:
         return torch.stack([(x * x).sqrt().sum(1), 0.3 + 0 * x.sum(1)], 1)
 
     options = {"step_size": 0.125, "random_start": False, "loss": lambda logits, y: -logits[:, 0]}
-    y = torch.ones(2, dtype=torch.long)
+    y = torch.zeros(2, dtype=torch.long)
     with pytest.raises(ModelOutputError, match="NaN or infinite"):
         advlib.pgd(model, x, y, 0.125, steps=2, **options)
     # One step less, and the point where it breaks is never asked for a gradient.
