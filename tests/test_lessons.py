@@ -29,7 +29,7 @@ def test_every_exercise_fails_as_a_stub_and_passes_as_a_solution(
     stubs = [cell for cell in answers if cell not in solutions]
     assert len(stubs) == len(solutions) >= 2
     for cell in stubs:
-        assert "    ..." in cell.source and _said(cell).startswith("Not yet:"), cell.source
+        assert "return ..." in cell.source and _said(cell).startswith("Not yet:"), cell.source
     for cell in solutions:
         assert _said(cell).startswith("Right:"), cell.source
 
