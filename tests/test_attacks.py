@@ -579,7 +579,14 @@ def test_pgd_takes_exactly_the_steps_it_is_asked_for(norm, steps, restarts) -> N
     assert calls == [(r, s) for r in range(restarts) for s in range(steps + 1)]
 
 
-def test_fgsm_takes_one_step_and_noise_none() -> None:
+def test_pgd_asks_the_model_nothing_when_there_is_no_budget() -> None:
+    x, y = data()
+    model = Counter(MODELS["mlp"])
+    assert torch.equal(advlib.pgd(model, x.float(), y, 0.0), x.float())
+    assert model.forwards == 0
+
+
+def test_fgsm_takes_one_step() -> None:
     x, y = data()
     model = Counter(MODELS["mlp"])
     advlib.fgsm(model, x.float(), y, 0.1)

@@ -136,6 +136,22 @@ def test_model_and_tensors_are_as_before_and_the_model_was_in_eval_mode(
 
 
 @with_everything
+def test_for_the_while_the_whole_model_is_frozen_and_in_eval_mode(name: str) -> None:
+    """No time is spent on gradients of weights that nobody wants."""
+    x, y = data()
+    model = net()
+    seen = []
+
+    def look(module: nn.Module, arguments: tuple) -> None:
+        seen.append(any(p.requires_grad for p in model.parameters()))
+        seen.append(any(m.training for m in model.modules()))
+
+    model.register_forward_pre_hook(look)
+    EVERYTHING[name](model, x, y)
+    assert seen and not any(seen)
+
+
+@with_everything
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_model_that_raises_in_the_middle_leaves_everything_as_it_was(name: str, at: int) -> None:
     x, y = data()
