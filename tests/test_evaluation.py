@@ -73,6 +73,11 @@ def test_wilson_at_the_ends_is_exact(total: int) -> None:
     assert wilson(0, total).high == pytest.approx(z2 / (total + z2), rel=1e-12)
 
 
+def test_rounding_does_not_open_the_interval_at_the_ends() -> None:
+    assert {wilson(0, total).low for total in range(1, 300)} == {0.0}
+    assert {wilson(total, total).high for total in range(1, 300)} == {1.0}
+
+
 def test_wilson_covers_the_truth_as_often_as_it_says() -> None:
     """Mean coverage over many shares is close to nominal; exact sums, no chance involved."""
     for total in (10, 50, 200):
