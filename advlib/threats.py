@@ -173,8 +173,8 @@ def project(delta: Tensor, eps: float, norm: str = "linf", x: Tensor | None = No
     """
     check_norm(norm)
     eps = check_eps(eps)
-    if delta.numel() == 0:
-        return delta.clone()
+    if delta.numel() == 0 or eps == 0:
+        return torch.zeros_like(delta)
     if x is None:
         return _project_ball(delta, eps, norm)
     eps = min(eps, diameter(x, norm))  # an eps that overflows when squared is no use
