@@ -45,8 +45,9 @@ def assert_inside(x: Tensor, x_adv: Tensor, eps: float, norm: str) -> None:
     delta = x_adv - x
     measured = threats.norm(delta, norm).double()
     assert bool((measured <= eps).all()), (measured.max().item(), eps)
-    # Whoever measures may sum in another order, or in float64.
-    flat = delta.flatten(1)
+    # Whoever measures may sum in another order, or in float64. (In half precision each square of
+    # a plain sum is rounded; torch's norm does not do that.)
+    flat = delta.flatten(1).to(torch.promote_types(x.dtype, torch.float32))
     sums = {"linf": flat.abs().amax(1), "l2": flat.square().sum(1).sqrt(), "l1": flat.abs().sum(1)}
     assert bool((sums[norm].double() <= eps).all()), (sums[norm].double().max().item(), eps)
     for one in delta.double().cpu().numpy():
@@ -278,6 +279,15 @@ def test_projection_of_points_inside_changes_nothing() -> None:
     for norm, eps in (("linf", 0.2), ("l2", 0.2), ("l1", 20.0)):
         assert torch.equal(threats.project(delta, eps, norm), delta)
         np.testing.assert_allclose(threats.project(delta, eps, norm, x), delta, atol=1e-15)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("boxed", [False, True])
+def test_projection_on_a_ball_of_no_size_is_zero(norm: str, boxed: bool) -> None:
+    """Pixels at the edge of the box, which cannot move on, included."""
+    delta = draw((4, 20), 1)
+    x = reference.pictures(4, 20, ends=0.4) if boxed else None
+    assert not threats.project(delta, 0, norm, x).any()
 
 
 def test_projection_on_a_large_picture_keeps_its_accuracy_in_float32() -> None:
