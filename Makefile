@@ -16,14 +16,15 @@ help:  ## this list
 
 setup: $(READY)  ## what the other commands need, in .venv
 
-# One pip call, because pip must see every pin at once. The stamp is written only after it succeeds.
+# One pip call, because pip must see every pin at once. Modules are compiled when first used: most of
+# these gigabytes never are. The stamp is written only after it succeeds.
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "$(PYTHON) is missing or older than 3.11: sudo apt-get install python3, or make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	@touch $@
 
 # Sphinx repeats no warning for a page it has already read, so a failed build leaves nothing behind.

@@ -14,6 +14,8 @@ REPAIRS = (
     (r'(<button class="btn search-button-field[^>]*?)\s+title="Search" aria-label="Search"', r"\1"),
     # label-content-name-mismatch: the icons' titles become text in a button named "Color mode".
     (r'(<i class="theme-switch [^>]*?)\s+title="[^"]*"', r"\1"),
+    # label-content-name-mismatch: "Show code cell source" is the name of what unfolds it.
+    (r'(<summary) aria-label="Toggle hidden content"', r"\1"),
     # region: the logo and the search of the side bar lie in no landmark.
     (
         r'<div id="pst-primary-sidebar" class',
