@@ -148,13 +148,17 @@ def project_l1_by_sorting(delta: Array, eps: float) -> Array:
 def steepest_value(grad: Array, eps: float, norm: str, x: Array) -> float:
     """Largest inner product with `grad` over ball and box: linear programming, or bisection."""
     g, x = grad.ravel().astype(np.float64), x.ravel().astype(np.float64)
+    # In units of a small eps, because the solver forgives 1e-7.
+    unit = min(eps, 1.0)
+    up, down, budget = (1 - x) / unit, x / unit, eps / unit
     if norm == "linf":
-        limits = [(max(-eps, -p), min(eps, 1 - p)) for p in x]
-        return -linprog(-g, bounds=limits).fun
-    if norm == "l1":  # delta = up - down, both >= 0
-        limits = [(0, 1 - p) for p in x] + [(0, p) for p in x]
+        limits = [(-min(budget, d), min(budget, u)) for u, d in zip(up, down, strict=True)]
+        return -linprog(-g, bounds=limits).fun * unit
+    if norm == "l1":  # delta = rise - fall, both >= 0
+        limits = [(0, min(budget, room)) for room in (*up, *down)]
         cost = np.concatenate([-g, g])
-        return -linprog(cost, A_ub=np.ones((1, 2 * len(g))), b_ub=[eps], bounds=limits).fun
+        ball = np.ones((1, 2 * len(g)))
+        return -linprog(cost, A_ub=ball, b_ub=[budget], bounds=limits).fun * unit
     return float(g @ _steepest_l2(g, eps, x))
 
 
