@@ -168,10 +168,12 @@ def pgd(
     .. math:: x^{t+1} = \Pi\left(x^t + \alpha\, d(\nabla_x \ell(f(x^t), y))\right)
 
     with the direction :math:`d` that is steepest for the norm: the sign for :math:`\ell_\infty`,
-    the normalised gradient for :math:`\ell_2`, the signs of the few largest entries for
-    :math:`\ell_1`. Of all points visited, over all restarts, the best one is returned: one that
-    reaches the goal (another class than `y`, or `y` itself if `targeted`) before one that does
-    not, then the one with the highest loss (the lowest, if `targeted`).
+    the normalised gradient for :math:`\ell_2`, and for :math:`\ell_1` the pixel values with the
+    largest derivatives, each moved as far as it has room until the step is used up.
+
+    Of all points visited, over all restarts, the best one is returned: one that reaches the goal
+    (another class than `y`, or `y` itself if `targeted`) before one that does not, then the one
+    with the highest loss (the lowest, if `targeted`).
 
     Parameters
     ----------
@@ -220,7 +222,7 @@ def pgd(
     References
     ----------
     Kurakin et al. 2017 (the iteration); Madry et al. 2018, section 2 (random start, projection);
-    Tramèr & Boneh 2019, appendix B, and Croce & Hein 2021 (the :math:`\ell_1` step and projection).
+    Croce & Hein 2021 (why the box belongs to :math:`\ell_1` steps and projections).
     """
     threats.check_norm(norm)
     eps = threats.check_eps(eps)
@@ -253,7 +255,7 @@ def pgd(
 
 
 _NOT_FINITE = (
-    "the gradient of the loss is NaN or infinite; a finite one is expected. Look for a square "
+    "the loss or its gradient is NaN or infinite; finite ones are expected. Look for a square "
     "root, logarithm or division by zero inside the model or the loss."
 )
 
@@ -301,26 +303,10 @@ class _Ball:
             # As exact as threats.confine, whose bounds were computed once for all steps.
             moved = torch.add(x_adv, ascent.sign(), alpha=self.step_size)
             return torch.clamp(moved, self.low, self.high)
-        if self.norm == "l2":
-            direction = threats.steepest(ascent, self.step_size, "l2")
-        else:
-            direction = self.step_size * _sparse_sign(ascent, x_adv)
-        moved = (x_adv - self.x) + direction
+        # In l1 the box belongs to the step: a pixel takes what it has room for, the next the rest.
+        room = x_adv if self.norm == "l1" else None
+        moved = (x_adv - self.x) + threats.steepest(ascent, self.step_size, self.norm, room)
         return threats.confine(self.x, moved, self.eps, self.norm, settle=False)
-
-
-def _sparse_sign(ascent: Tensor, x_adv: Tensor, share: float = 0.05) -> Tensor:
-    """Signs of the largest entries, divided by their number: a direction of l1 length 1.
-
-    A step along one pixel value, the steepest for l1, would need as many steps as there are
-    pixels to change. Those at the edge of the box cannot move on and are passed over.
-    """
-    edge = torch.finfo(x_adv.dtype).eps  # 1, rounded towards x, may be a little less
-    blocked = torch.where(ascent > 0, x_adv >= 1 - edge, x_adv <= edge)
-    size = ascent.abs().masked_fill(blocked, 0).flatten(1)
-    count = max(1, round(share * size.shape[1]))
-    chosen = torch.zeros_like(size).scatter(1, size.topk(count, dim=1).indices, 1 / count)
-    return ascent.sign() * chosen.view_as(ascent)
 
 
 @dataclass
@@ -376,6 +362,7 @@ class _Visit(NamedTuple):
             first = self.restart == 0 and step == 0
             grad, value, logits = value_and_gradient(model, x_adv, y, self.goal.loss, check=first)
             self.best.finite &= grad.sum(dtype=value.dtype).isfinite()
+        self.best.finite &= ~value.isnan().any()
         reached = self.goal.reached(logits, y)
         self.best.offer(rows, x_adv, self.goal.ascent(value), reached)
         if self.on_step is not None:

@@ -202,19 +202,18 @@ def fgsm(
     return np.stack([p + steepest(g, eps, norm, p) for p, g in zip(x, grad, strict=True)])
 
 
-def direction(grad: Array, norm: str, x_adv: Array) -> Array:
-    """The step of PGD, of length 1: sign, normalised gradient, signs of the largest 5 %."""
+def move(grad: Array, alpha: float, norm: str, x_adv: Array) -> Array:
+    """The step of PGD: signs, the normalised gradient, or the largest entries as far as they go."""
     if norm == "linf":
-        return np.sign(grad)
+        return alpha * np.sign(grad)
     if norm == "l2":
         size = length(grad, "l2")
-        return grad / size if size > 0 else grad
-    stuck = np.where(grad > 0, x_adv >= 1 - 1e-7, x_adv <= 1e-7)
-    size = np.where(stuck, 0.0, np.abs(grad)).ravel()
-    count = max(1, round(0.05 * size.size))
-    step = np.zeros(size.size)
-    for i in sorted(range(size.size), key=lambda i: -size[i])[:count]:
-        step[i] = np.sign(grad.ravel()[i]) / count
+        return alpha * grad / size if size > 0 else grad
+    step, left = np.zeros(grad.size), alpha
+    for i in sorted(range(grad.size), key=lambda i: -abs(grad.flat[i])):
+        room = 1 - x_adv.flat[i] if grad.flat[i] > 0 else x_adv.flat[i]
+        step[i] = np.sign(grad.flat[i]) * min(room, left)
+        left -= abs(step[i])
     return step.reshape(grad.shape)
 
 
@@ -250,7 +249,7 @@ def pgd(
             if step == steps:
                 break
             for i in range(len(x)):
-                moved = now[i] - x[i] + alpha * direction(sign * seen.grad[i], norm, now[i])
+                moved = now[i] - x[i] + move(sign * seen.grad[i], alpha, norm, now[i])
                 now[i] = x[i] + project(moved, eps, norm, x[i])
     return result
 
