@@ -65,7 +65,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
     References
     ----------
-    Carlini & Wagner 2017, section IV, objective f6.
+    Carlini & Wagner 2017, section V-A, objective f6.
     """
     own = y[:, None]
     others = logits.scatter(1, own, -torch.inf).amax(1)
