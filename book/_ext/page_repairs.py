@@ -21,6 +21,13 @@ REPAIRS = (
         r'<div id="pst-primary-sidebar" class',
         r'<div id="pst-primary-sidebar" role="complementary" aria-label="Book" class',
     ),
+    # The front door forwards to the first page. Without an icon of its own some browsers ask the
+    # server for /favicon.ico before they go, and complain that there is none.
+    (
+        r'\A\s*(<meta http-equiv="Refresh"[^>]*>)\s*\Z',
+        r'<!DOCTYPE html>\n<html lang="en">\n<title>Adversarial Examples, Hands On</title>\n'
+        r'<link rel="icon" href="data:,">\n\1\n</html>\n',
+    ),
     # aria-deprecated-role, aria-allowed-role, aria-required-children: the items of a list.
     (r'role="doc-biblioentry"', r'role="listitem"'),
 )
@@ -46,5 +53,6 @@ def repair_all(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
-    app.connect("build-finished", repair_all)
+    # After the table of contents has written the front door (500).
+    app.connect("build-finished", repair_all, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
