@@ -1,5 +1,8 @@
 """The course's colours: one meaning each, in figures and explorers alike.
 
+Pictures are clean, noisy or adversarial; networks are trained as usual (`STANDARD`) or against an
+attack (`ROBUST`).
+
 Blue, grey and vermillion stay apart for readers with any common colour-vision deficiency (Okabe and
 Ito, 2008). The `_DARK` variants are for dark backgrounds. Every colour keeps a contrast of at least
 3:1 against the background it is for, which is what graphics need; text is never coloured.
@@ -9,6 +12,8 @@ CLEAN = "#0072B2"
 NOISE = "#8A8A8A"
 ADVERSARIAL = "#D55E00"
 NEUTRAL = "#5B6770"
+STANDARD = "#A3478A"
+ROBUST = "#00805C"
 
 CLEAN_DARK = "#56B4E9"
 NOISE_DARK = "#B3B3B3"

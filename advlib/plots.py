@@ -12,7 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from advlib.errors import InputError
-from advlib.palette import ADVERSARIAL, CLEAN, NEUTRAL, NOISE, ROLES
+from advlib.evaluation import Proportion
+from advlib.palette import ADVERSARIAL, CLEAN, NEUTRAL, NOISE, ROBUST, ROLES, STANDARD
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,11 +32,15 @@ _STYLE: Any = {
 __all__ = [
     "ADVERSARIAL",
     "CLEAN",
+    "NEUTRAL",
     "NOISE",
+    "ROBUST",
+    "STANDARD",
     "confidences",
     "figure",
     "image",
     "magnified",
+    "shares",
     "show",
     "story",
 ]
@@ -182,6 +187,48 @@ def percent(share: float) -> str:
     if 0 < share < 0.001:
         return "< 0.1 %"
     return f"{100 * share:.1f} %"
+
+
+def shares(
+    axes: "Axes",
+    x: Sequence[float],
+    measured: Sequence[Proportion],
+    *,
+    label: str,
+    color: str = NEUTRAL,
+    look: str = "o-",
+) -> None:
+    """Draw measured shares in per cent, with their intervals as bars.
+
+    Parameters
+    ----------
+    axes
+        Where; its y axis is made to reach from 0 to 100 %.
+    x
+        What was varied, for instance the budget in 255ths.
+    measured
+        One share for each of `x`.
+    label
+        What the legend calls the curve.
+    color
+        One of the course's colours.
+    look
+        Marker and line, as in Matplotlib's format strings; tells curves apart without colour.
+
+    Raises
+    ------
+    InputError
+        Not one share for each of `x`.
+    """
+    if len(x) != len(measured):
+        raise InputError(f"{len(measured)} shares were given for {len(x)} places on the x axis.")
+    values = [100 * share.value for share in measured]
+    bars = [
+        [100 * (share.value - share.low) for share in measured],
+        [100 * (share.high - share.value) for share in measured],
+    ]
+    axes.errorbar(x, values, bars, fmt=look, color=color, capsize=3, label=label)
+    axes.set_ylim(-4, 104)
 
 
 def story(

@@ -10,6 +10,7 @@ from PIL import Image
 
 from advlib import plots
 from advlib.errors import InputError
+from advlib.evaluation import wilson
 
 
 @pytest.fixture
@@ -87,3 +88,17 @@ def test_a_story_shows_picture_change_and_confidence_for_each_column() -> None:
     change = np.asarray(fig.axes[3].images[0].get_array())
     assert np.allclose(change, 0.6, atol=1e-5)
     assert fig.axes[3].get_title() == "change × 10"
+
+
+def test_shares_are_drawn_in_per_cent_with_their_intervals() -> None:
+    _, axes = plots.figure()
+    measured = [wilson(5, 10), wilson(0, 10)]
+    plots.shares(axes, [1, 2], measured, label="noise", color=plots.NOISE, look="s--")
+    (container,) = axes.containers
+    line, _, (bars,) = container
+    assert line.get_ydata().tolist() == [50, 0] and to_hex(line.get_color()) == "#8a8a8a"
+    ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+    assert np.allclose(ends, [[100 * share.low, 100 * share.high] for share in measured])
+    assert container.get_label() == "noise"
+    with pytest.raises(InputError, match="1 shares were given for 2 places"):
+        plots.shares(axes, [1, 2], measured[:1], label="noise")

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -63,3 +65,34 @@ def check(function: Callable[..., str]) -> Callable[..., Verdict]:
     # The wrapped function returns text; readers of the reference should see what they get.
     checked.__annotations__ = {**function.__annotations__, "return": Verdict}
     return checked
+
+
+def expect_answer(given: object) -> None:
+    """Raise the `Mistake` of a stub: nothing was returned, or the three dots still stand."""
+    if given is None or given is ...:
+        raise Mistake("your function returns nothing yet. Replace the three dots.")
+
+
+def expect_tensor(given: object, shape: tuple[int, ...], what: str) -> Tensor:
+    """Return `given` if it is a tensor of `shape`; otherwise raise the `Mistake` that says so.
+
+    Parameters
+    ----------
+    given
+        What the reader's function returned.
+    shape
+        The shape it should have.
+    what
+        What it should hold, in the plural: ``"pictures"``.
+    """
+    expect_answer(given)
+    if not isinstance(given, Tensor) or given.shape != shape:
+        got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise Mistake(f"your function returns {got}; {what} of {tuple(shape)} are expected.")
+    return given
+
+
+def expect_untouched(x: Tensor, before: Tensor) -> None:
+    """Raise the `Mistake` of a function that changed its argument `x`, which was `before`."""
+    if not x.equal(before):
+        raise Mistake("your function changes x itself. Make a new tensor: no += and no in-place _.")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from advlib.checks import Mistake, check
+from advlib.checks import Mistake, check, expect_answer, expect_tensor, expect_untouched
 
 
 @check
@@ -26,9 +26,8 @@ def sign_noise(answer: Callable[[Tensor, float, torch.Generator], Tensor]) -> st
     x = 0.2 + 0.6 * torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     before = x.clone()
     noisy = answer(x, eps, torch.Generator().manual_seed(2))
-    _same_shape(noisy, x)
-    if not torch.equal(x, before):
-        raise Mistake("your function changes x itself. Make a new tensor: no += and no in-place _.")
+    expect_tensor(noisy, x.shape, "pictures")
+    expect_untouched(x, before)
     _moves_by_eps(noisy - x, eps)
     if (answer(x, eps, torch.Generator().manual_seed(2)) != noisy).any():
         raise Mistake(
@@ -42,14 +41,6 @@ def sign_noise(answer: Callable[[Tensor, float, torch.Generator], Tensor]) -> st
             "[0, 1]: end with .clamp(0, 1)."
         )
     return "every pixel value moves by exactly eps, up or down by chance, and stays in [0, 1]."
-
-
-def _same_shape(given: object, x: Tensor) -> None:
-    if given is None or given is ...:
-        raise Mistake("your function returns nothing yet. Replace the three dots.")
-    if not isinstance(given, Tensor) or given.shape != x.shape:
-        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise Mistake(f"your function returns {shape}; pictures of {tuple(x.shape)} are expected.")
 
 
 def _moves_by_eps(delta: Tensor, eps: float) -> None:
@@ -100,8 +91,7 @@ def fooling_rate(answer: Callable[[Tensor, Tensor, Tensor], float]) -> str:
     before = torch.tensor([0, 0, 0, 0, 0, 0, 0, 0, 1, 1])
     after = torch.tensor([2, 2, 2, 2, 2, 3, 0, 0, 0, 2])
     given = answer(before, after, y)
-    if given is None or given is ...:
-        raise Mistake("your function returns nothing yet. Replace the three dots.")
+    expect_answer(given)
     value = float(given)
     for wrong, why in _RATES:
         if abs(value - wrong) < 1e-6:
