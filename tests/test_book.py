@@ -193,3 +193,14 @@ def test_a_dead_reference_ends_the_build(tmp_path: Path) -> None:
     done = small_book(tmp_path, "# Page\n\nSee [the page that is not there](nowhere.md).\n")
     assert done.returncode != 0
     assert "nowhere.md" in done.stdout + done.stderr
+
+
+@built
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+def test_every_statement_is_set_apart_and_can_be_linked(lesson: Path) -> None:
+    cells = json.loads(lesson.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    written = re.findall(r"^> \*\*(\w+) (\d+\.\d+)\.?\*\*", text, re.MULTILINE)
+    page = soup(HTML / "notebooks" / f"{lesson.stem}.html")
+    boxes = {box.get("id") for box in page.select("blockquote.statement")}
+    assert boxes == {f"{kind.lower()}-{number.replace('.', '-')}" for kind, number in written}

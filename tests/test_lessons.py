@@ -1,5 +1,6 @@
 """The lessons as a reader runs them: exercises, and a machine without weights and network."""
 
+import re
 import time
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 from nbclient import NotebookClient
 
 LESSONS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+WITH_PHOTOGRAPHS = [
+    path for path in LESSONS if "models.imagenet(" in path.read_text(encoding="utf-8")
+]
 DEAD = "http://127.0.0.1:9"  # nothing listens there, so every request fails at once
 
 
@@ -44,10 +48,31 @@ def test_every_lesson_has_the_whole_frame(lesson: nbformat.NotebookNode) -> None
     assert text.count("<summary>Hint</summary>") >= 2
 
 
-def test_lesson_1_ends_clean_without_weights_and_without_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_theorem_has_its_proof_or_its_reference(lesson: nbformat.NotebookNode) -> None:
+    text = "\n\n".join(cell.source for cell in lesson.cells if cell.cell_type == "markdown")
+    number = int(_number(lesson))
+    statements = re.split(
+        r"(?m)^> \*\*(?=(?:Theorem|Proposition|Lemma|Corollary|Definition) )", text
+    )
+    for statement in statements[1:]:
+        name = statement.split("**")[0].rstrip(".")
+        assert re.fullmatch(rf"\w+ {number}\.\d+", name), f"{name} in lesson {number}"
+        if not name.startswith("Definition"):
+            after = statement.split("\n## ")[0]
+            assert "*Proof" in after or "](http" in after, f"{name} is neither proved nor cited"
+
+
+def _number(lesson: nbformat.NotebookNode) -> str:
+    """Return the two digits of the lesson, from its own heading."""
+    found = re.search(r"\*\*Lesson (\d+):", lesson.cells[0].source)
+    assert found, "the first cell names the lesson: **Lesson 3: FGSM.**"
+    return f"{int(found[1]):02d}"
+
+
+@pytest.mark.parametrize("path", WITH_PHOTOGRAPHS, ids=lambda path: path.stem)
+def test_a_lesson_ends_clean_without_weights_and_without_network(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = LESSONS[0]
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, DEAD)
     for name in ("no_proxy", "NO_PROXY", "ADVLIB_PANDA"):
@@ -62,4 +87,4 @@ def test_lesson_1_ends_clean_without_weights_and_without_network(
     said = "\n".join(_said(cell) for cell in notebook.cells if cell.cell_type == "code")
     assert said.count("The photograph network is not at hand, so this part stays empty.") == 1
     assert "could not be reached" in said
-    assert seconds < 60, f"lesson 1 took {seconds:.0f} s"
+    assert seconds < 60, f"{path.stem} took {seconds:.0f} s"
