@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Column = tuple[str, Tensor, Tensor, str]
+"""A picture of a `story`: title, pixels (1, c, h, w), probabilities (classes,), role."""
+
 WIDTH = 5.2
 """Width of a figure in inches: its 10-point letters stay readable at 360 pixels."""
 
@@ -32,6 +35,7 @@ _STYLE: Any = {
 __all__ = [
     "ADVERSARIAL",
     "CLEAN",
+    "Column",
     "NEUTRAL",
     "NOISE",
     "ROBUST",
@@ -232,7 +236,7 @@ def shares(
 
 
 def story(
-    pictures: Sequence[tuple[str, Tensor, Tensor, str]],
+    pictures: Sequence[Column],
     names: Sequence[str],
     *,
     original: Tensor,

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import cover
 import page_address
 import page_assets
 import page_repairs
@@ -204,3 +205,9 @@ def test_every_statement_is_set_apart_and_can_be_linked(lesson: Path) -> None:
     page = soup(HTML / "notebooks" / f"{lesson.stem}.html")
     boxes = {box.get("id") for box in page.select("blockquote.statement")}
     assert boxes == {f"{kind.lower()}-{number.replace('.', '-')}" for kind, number in written}
+
+
+def test_the_cover_is_described_as_it_was_measured() -> None:
+    said = cover.alt(cover.columns())
+    for page in ("README.md", "book/index.md"):
+        assert said in (ROOT / page).read_text(encoding="utf-8"), f"{page}: run book/cover.py"
