@@ -3,9 +3,10 @@
 The floors of the package, from the ground up; imports run downward only:
 
 1. `threats` (the balls), `data` (pictures), `models` (networks)
-2. `gradients` (where an input gradient is taken)
+2. `gradients` (where an input gradient is taken); on it `landscape`, `linearity`, `activations` and
+   `attribution` (what lies around a picture and inside a network)
 3. `attacks` (noise, FGSM, PGD)
-4. `evaluation` (accuracy under attack), `training`
+4. `evaluation` (accuracy under attack), `inspection` (of attacks), `training`
 5. `checks`, `plots`, `widgets` (what only the reader's edge needs)
 """
 

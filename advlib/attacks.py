@@ -36,6 +36,7 @@ def noise(
     norm: str = "linf",
     distribution: str = "uniform",
     generator: torch.Generator | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     r"""Random perturbation of the same size as an attack, which knows nothing of the model.
 
@@ -52,6 +53,9 @@ def noise(
         noise there is; every pixel value moves by exactly `eps` up or down (``"linf"`` only).
     generator
         Source of randomness. None: a new one with seed 0, so that equal calls give equal noise.
+    mask
+        Which pixel values may change: None for all, or a tensor of booleans (or of 0 and 1) that
+        broadcasts to `x`, for instance (n, 1, h, w). Elsewhere the result equals `x` exactly.
 
     Returns
     -------
@@ -60,7 +64,7 @@ def noise(
 
     Raises
     ------
-    PixelError, ThreatError
+    PixelError, DeviceError, ThreatError
         An argument cannot be used.
     """
     threats.check_norm(norm)
@@ -71,12 +75,13 @@ def noise(
             'norm="linf", is expected.'
         )
     x = check_pictures(x)
+    mask = threats.check_mask(mask, x)
     if len(x) == 0:
         return x.clone()
     eps = min(eps, threats.diameter(x, norm))  # the box ends there
-    delta = threats.random_point(x, eps, norm, generator)
+    delta = threats.random_point(x, eps, norm, generator, mask=mask)
     if distribution == "sign":
-        delta = torch.where(delta < 0, -eps, eps).to(x.dtype)
+        delta = threats.keep(torch.where(delta < 0, -eps, eps).to(x.dtype), mask)
     return threats.confine(x, delta, eps, norm)
 
 
@@ -89,6 +94,7 @@ def fgsm(
     norm: str = "linf",
     targeted: bool = False,
     loss: str | Loss = "ce",
+    mask: Tensor | None = None,
 ) -> Tensor:
     r"""Fast gradient sign method: the best single step for the linearised loss.
 
@@ -114,6 +120,9 @@ def fgsm(
         False: raise the loss of class `y`. True: lower it.
     loss
         ``"ce"``, ``"margin"``, or a function of (logits, y) that returns one value per picture.
+    mask
+        Which pixel values may change: None for all, or a tensor of booleans (or of 0 and 1) that
+        broadcasts to `x`, for instance (n, 1, h, w). Elsewhere the result equals `x` exactly.
 
     Returns
     -------
@@ -135,6 +144,7 @@ def fgsm(
     x = check_pictures(x)
     y = check_labels(y, x)
     check_device(model, x)
+    mask = threats.check_mask(mask, x)
     if len(x) == 0:
         return x.clone()
     with undisturbed(model, x.device):
@@ -142,7 +152,7 @@ def fgsm(
         grad = value_and_gradient(model, x, y, loss).grad
         if not grad.isfinite().all():
             raise ModelOutputError(_NOT_FINITE)
-        delta = threats.steepest(-grad if targeted else grad, eps, norm, x)
+        delta = threats.steepest(-grad if targeted else grad, eps, norm, x, mask=mask)
         return threats.confine(x, delta, eps, norm)
 
 
@@ -162,6 +172,7 @@ def pgd(
     generator: torch.Generator | None = None,
     early_stop: bool = False,
     on_step: OnStep | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     r"""Projected gradient descent: many small steps, each put back into ball and box.
 
@@ -208,6 +219,11 @@ def pgd(
     on_step
         Called as ``on_step(restart, step, x_adv, loss)`` for every point visited, the start
         (step 0) and the end included; with `early_stop` for the pictures still at work.
+    mask
+        Which pixel values may change: None for all, or a tensor of booleans (or of 0 and 1) that
+        broadcasts to `x`, for instance (n, 1, h, w). Elsewhere the result equals `x` exactly.
+        Random starts and steps are those of the smaller ball: uniform, and steepest, among the
+        perturbations that leave the other pixel values alone.
 
     Returns
     -------
@@ -237,6 +253,7 @@ def pgd(
     x = check_pictures(x)
     y = check_labels(y, x)
     check_device(model, x)
+    mask = threats.check_mask(mask, x)
     across = threats.diameter(x, norm)  # the box ends there
     eps = min(eps, across)
     if len(x) == 0 or eps == 0:
@@ -245,7 +262,7 @@ def pgd(
     generator = generator or torch.Generator(x.device).manual_seed(0)
     with undisturbed(model, x.device):
         y = y.clone()
-        ball = _Ball.around(x.clone(), eps, norm, step_size)
+        ball = _Ball.around(x.clone(), eps, norm, step_size, mask)
         best = _Best.none(ball.x)
         for restart in range(restarts):
             start = ball.random_point(generator) if random_start else ball.x
@@ -284,21 +301,29 @@ class _Ball:
     eps: float
     norm: str
     step_size: float
+    mask: Tensor | None
 
     @classmethod
-    def around(cls, x: Tensor, eps: float, norm: str, step_size: float) -> "_Ball":
-        return cls(x, *threats.bounds(x, eps), eps, norm, step_size)
+    def around(
+        cls, x: Tensor, eps: float, norm: str, step_size: float, mask: Tensor | None
+    ) -> "_Ball":
+        return cls(x, *threats.bounds(x, eps), eps, norm, step_size, mask)
 
     def of(self, rows: Tensor) -> "_Ball":
         """The balls around some of the pictures."""
-        return replace(self, x=self.x[rows], low=self.low[rows], high=self.high[rows])
+        mask = None if self.mask is None else self.mask[rows]
+        return replace(self, x=self.x[rows], low=self.low[rows], high=self.high[rows], mask=mask)
 
     def random_point(self, generator: torch.Generator) -> Tensor:
-        delta = threats.random_point(self.x, self.eps, self.norm, generator)
+        delta = threats.random_point(self.x, self.eps, self.norm, generator, mask=self.mask)
         return threats.confine(self.x, delta, self.eps, self.norm, settle=False)
 
     def step(self, x_adv: Tensor, ascent: Tensor) -> Tensor:
-        """One step from `x_adv` along `ascent`, and back into ball and box."""
+        """One step from `x_adv` along `ascent`, and back into ball and box.
+
+        Where the mask is false the ascent is 0, and what is 0 stays 0 in every step and projection.
+        """
+        ascent = threats.keep(ascent, self.mask)
         if self.norm == "linf":
             # As exact as threats.confine, whose bounds were computed once for all steps.
             moved = torch.add(x_adv, ascent.sign(), alpha=self.step_size)

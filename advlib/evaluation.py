@@ -1,7 +1,7 @@
 """How often a model is right, with and without an attacker, and how sure that number is."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advlib import threats
 from advlib.contracts import (
     Model,
     check_device,
@@ -22,6 +23,9 @@ from advlib.gradients import undisturbed
 
 Attack = Callable[[Any, Tensor, Tensor], Tensor]
 """From a model, pictures and their true classes to perturbed pictures."""
+
+BudgetAttack = Callable[[Any, Tensor, Tensor, float], Tensor]
+"""The same with a budget `eps` as fourth argument."""
 
 
 @dataclass(frozen=True)
@@ -180,17 +184,103 @@ def accuracy(
         accuracy(model, x, y, lambda model, x, y: pgd(model, x, y, eps=4 / 255))
         accuracy(model, x, y, lambda model, x, y: noise(x, 4 / 255, distribution="sign"))
     """
+    return _share(_right(model, x, y, attack, batch_size, progress))
+
+
+def accuracy_curve(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    budgets: Sequence[float],
+    attack: BudgetAttack,
+    *,
+    cumulative: bool = False,
+    batch_size: int = 256,
+) -> list[Proportion]:
+    r"""Accuracy under an attack, for each of several budgets.
+
+    Parameters
+    ----------
+    model
+        Classifier from pixels in [0, 1] to logits (n, classes).
+    x
+        Pictures, shape (n, c, h, w), floating point, pixels in [0, 1].
+    y
+        True classes, shape (n,), integer.
+    budgets
+        The values of `eps`, each >= 0, in units of pixels.
+    attack
+        Called as ``attack(model, x, y, eps)`` on each batch.
+    cumulative
+        False: what the attack achieves *at* each budget. True: what it achieves *up to* each
+        budget; a picture counts as right only if it was right at all smaller budgets too. Balls
+        are nested, so an attacker who may spend more may also spend less: this curve never rises,
+        where that of a single step can. It needs budgets in ascending order.
+    batch_size
+        How many pictures at a time, >= 1.
+
+    Returns
+    -------
+    list of Proportion
+        One for each budget.
+
+    Raises
+    ------
+    ThreatError
+        A budget that is not one finite number >= 0, before anything is computed.
+    InputError
+        `cumulative` with budgets that do not ascend.
+    PixelError, LabelError, DeviceError, ModelOutputError
+        Another argument, or what the model makes of it, cannot be used.
+
+    Examples
+    --------
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    >>> x, y = torch.rand(5, 1, 2, 2), torch.tensor([0, 1, 2, 0, 1])
+    >>> shares = accuracy_curve(model, x, y, [0, 0.1], lambda model, x, y, eps: x)
+    >>> [share.total for share in shares]
+    [5, 5]
+    """
+    budgets = [threats.check_eps(eps) for eps in budgets]
+    if cumulative and budgets != sorted(budgets):
+        raise InputError(f"cumulative needs budgets in ascending order; {budgets} was given.")
+    shares: list[Proportion] = []
+    so_far = None
+    for eps in budgets:
+
+        def at_eps(model: Any, x: Tensor, y: Tensor, eps: float = eps) -> Tensor:
+            return attack(model, x, y, eps)
+
+        right = _right(model, x, y, at_eps, batch_size)
+        so_far = right if so_far is None or not cumulative else so_far & right
+        shares.append(_share(so_far))
+    return shares
+
+
+def _right(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    attack: Attack | None,
+    batch_size: int,
+    progress: bool = False,
+) -> Tensor:
+    """Whether each picture is classified correctly under `attack`: shape (n,), boolean."""
     batch_size = check_steps("batch_size", batch_size)
     x = check_pictures(x)
     y = check_labels(y, x)
-    correct = 0
+    right = [torch.zeros(0, dtype=torch.bool, device=x.device)]
     batches = list(zip(x.split(batch_size), y.split(batch_size), strict=True)) if len(x) else []
     for part, labels in _progress(batches, progress):
         shown = part if attack is None else attack(model, part, labels)
         logits = predict(model, shown, batch_size=batch_size)
         check_logits(logits, part, labels)
-        correct += int((logits.argmax(1) == labels).sum())
-    return wilson(correct, len(x))
+        right.append(logits.argmax(1) == labels)
+    return torch.cat(right)
+
+
+def _share(right: Tensor) -> Proportion:
+    return wilson(int(right.sum()), len(right))
 
 
 def _progress(batches: list, show: bool) -> list:

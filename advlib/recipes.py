@@ -22,10 +22,13 @@ from advlib.errors import InputError
 from advlib.evaluation import Proportion, accuracy, predict, wilson
 from advlib.models import lesson
 from advlib.models.architectures import multiply_adds
-from advlib.training import OnEpoch, Perturb, train
+from advlib.training import OnEpoch, Perturb, relabelled, train
 
 MEASURE_SEED = 2_000_000
 """Seed of the held-out pictures; no recipe trains on it."""
+
+RELABEL_EPS = 3.0
+"""L2 budget of the relabelled pictures: as long as a change of 6.9/255 in every pixel value."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class Recipe:
     steps: int = 0
     start: str | None = None
     seed: int = 0
+    labels: str = "true"
+    """``"true"``; or drawn by lot, on pictures steered to them (``"relabelled"``) or with noise of
+    the same size (``"control"``)."""
 
 
 RECIPES: dict[str, Recipe] = {
@@ -67,6 +73,57 @@ RECIPES: dict[str, Recipe] = {
             steps=2,
             start="signs-standard",
         ),
+        Recipe(
+            name="signs-linear",
+            purpose="Standard training of a linear model.",
+            epochs=40,
+            lr=0.003,
+        ),
+        Recipe(
+            name="signs-mlp",
+            purpose="Standard training of a fully connected network on 32 x 32 averages.",
+            epochs=30,
+            lr=0.02,
+        ),
+        Recipe(
+            name="signs-cnn",
+            purpose="Standard training of a plain convolutional network.",
+            epochs=10,
+            lr=0.05,
+        ),
+        Recipe(
+            name="signs-vit",
+            purpose="Standard training of a small vision transformer.",
+            epochs=12,
+            batch_size=32,
+            lr=0.05,
+        ),
+        *(
+            Recipe(
+                name=f"signs-{labels}-{seed}",
+                purpose=purpose,
+                data_seed=3_000_000 + 1000 * seed,
+                pictures=4096,
+                epochs=12,
+                eps=RELABEL_EPS,
+                steps=10,
+                seed=seed,
+                labels=labels,
+            )
+            for labels, purpose in (
+                (
+                    "relabelled",
+                    "Trained only on pictures steered to labels drawn by lot, with these labels "
+                    "(Ilyas et al. 2019): targeted L2 PGD on signs-standard.",
+                ),
+                (
+                    "control",
+                    "Trained on the same pictures and labels, with L2 noise of the same size in "
+                    "place of the attack: there is nothing to learn.",
+                ),
+            )
+            for seed in range(3)
+        ),
     )
 }
 
@@ -86,7 +143,7 @@ def adversary(recipe: Recipe) -> Perturb | None:
 
     A network that knows nothing yet learns nothing from the full attack; it grows up with it.
     """
-    if recipe.eps == 0:
+    if recipe.eps == 0 or recipe.labels != "true":
         return None
     ramp_steps = recipe.ramp * recipe.epochs * (recipe.pictures // recipe.batch_size)
     generator = torch.Generator()
@@ -118,8 +175,10 @@ def train_model(
         Recipe, renderer's ranges, versions and duration, as stored beside the weights.
     """
     start = time.perf_counter()
-    x, y = signs.render(recipe.pictures, seed=recipe.data_seed)
-    model = lesson.build(recipe.name).to(memory_format=torch.channels_last)  # faster on CPUs
+    x, y = training_set(recipe)
+    model = lesson.build(recipe.name, recipe.seed).to(
+        memory_format=torch.channels_last
+    )  # faster on CPUs
     if recipe.start is not None:
         lesson.load_weights(model, lesson.weights_path(recipe.start))
     history = train(
@@ -144,6 +203,22 @@ def train_model(
         "versions": json.dumps(versions()),
     }
     return model.eval(), metadata
+
+
+def training_set(recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Pictures and labels that a recipe trains on."""
+    x, y = signs.render(recipe.pictures, seed=recipe.data_seed)
+    if recipe.labels == "true":
+        return x, y
+    return relabelled(
+        lesson.load("signs-standard"),
+        x,
+        recipe.eps,
+        classes=len(signs.CLASS_NAMES),
+        steps=recipe.steps,
+        control=recipe.labels == "control",
+        seed=recipe.seed,
+    )
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from advlib.errors import ThreatError
+from advlib.errors import DeviceError, ThreatError
 
 NORMS = ("linf", "l2", "l1")
 _ORDER = {"linf": math.inf, "l2": 2, "l1": 1}
@@ -47,6 +47,76 @@ def check_eps(eps: float) -> float:
             "for four grey levels of 255 write eps=4/255."
         )
     return value
+
+
+def check_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """Return `mask` as booleans of the shape of `x` (a view, nothing is copied), or None.
+
+    Parameters
+    ----------
+    mask
+        Which pixel values may change: True or 1 where they may, False or 0 elsewhere. A shape
+        that broadcasts to that of `x`: ``(h, w)`` and ``(c, h, w)`` hold for all pictures,
+        ``(n, 1, h, w)`` is one mask per picture for all channels. None: all may change.
+    x
+        Pictures, shape (n, c, h, w) or (n, d).
+
+    Raises
+    ------
+    ThreatError
+        Not a tensor, values other than 0 and 1, or a shape that does not broadcast, or that
+        could be meant in two ways.
+    DeviceError
+        `mask` and `x` on different devices.
+    """
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor):
+        raise ThreatError(
+            f"mask is a {type(mask).__name__}; a tensor of booleans that broadcasts to x is "
+            "expected, True where a pixel value may change: torch.as_tensor(mask)."
+        )
+    if mask.device != x.device:
+        raise DeviceError(
+            f"x is on {x.device} and mask on {mask.device}; both are expected on one device. "
+            f'Write mask = mask.to("{x.device}").'
+        )
+    if mask.ndim == x.ndim - 1 and len(mask) == len(x) > 1:
+        raise ThreatError(
+            f"mask has shape {tuple(mask.shape)} and x has {tuple(x.shape)}: that may be one mask "
+            "per picture or one for all. Write mask[:, None] for the first, mask[None] for the "
+            "second."
+        )
+    # Compared from the back, as broadcasting does; a mask must not make x larger.
+    sizes = zip(reversed(mask.shape), reversed(x.shape), strict=False)
+    if mask.ndim > x.ndim or any(size not in (1, wanted) for size, wanted in sizes):
+        raise ThreatError(
+            f"mask has shape {tuple(mask.shape)}, which does not broadcast to that of x, "
+            f"{tuple(x.shape)}. For one mask per picture, the same in all channels, make it "
+            "(n, 1, h, w): mask[:, None]."
+        )
+    if mask.dtype != torch.bool:
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise ThreatError(
+                "mask holds other values than 0 and 1; a pixel value may change or it may not. "
+                "From a map make one with a threshold: mask = importance > level."
+            )
+        mask = mask == 1
+    return mask.expand(x.shape)
+
+
+def keep(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return `values` where `mask` is true and exactly 0 elsewhere (all of them if it is None).
+
+    Parameters
+    ----------
+    values
+        Gradients or perturbations, shape (n, ...).
+    mask
+        What `check_mask` returned.
+    """
+    # Not a product: 0 times an infinite derivative is no number.
+    return values if mask is None else torch.where(mask, values, 0)
 
 
 def _per_picture(values: Tensor, like: Tensor) -> Tensor:
@@ -198,7 +268,12 @@ def _project_ball(delta: Tensor, eps: float, norm: str) -> Tensor:
 
 
 def random_point(
-    x: Tensor, eps: float, norm: str = "linf", generator: torch.Generator | None = None
+    x: Tensor,
+    eps: float,
+    norm: str = "linf",
+    generator: torch.Generator | None = None,
+    *,
+    mask: Tensor | None = None,
 ) -> Tensor:
     r"""Perturbation drawn uniformly from the ball, one for each picture.
 
@@ -213,6 +288,9 @@ def random_point(
     generator
         Source of randomness. None: a new one with seed 0, so that equal calls give equal points.
         The global random state is never used.
+    mask
+        Which pixel values may change (see `check_mask`). The point is then uniform in the ball of
+        those coordinates alone, and exactly 0 in the others.
 
     Returns
     -------
@@ -221,8 +299,8 @@ def random_point(
 
     Raises
     ------
-    ThreatError
-        Unknown `norm`, or an `eps` that is not one finite number >= 0.
+    ThreatError, DeviceError
+        Unknown `norm`, an `eps` that is not one finite number >= 0, or a `mask` that does not fit.
 
     Notes
     -----
@@ -231,20 +309,22 @@ def random_point(
     """
     check_norm(norm)
     eps = check_eps(eps)
+    mask = check_mask(mask, x)
     # Half precision has too few random values near 0; draw in float32 and round afterwards.
     dtype = torch.promote_types(x.dtype, torch.float32)
     device = x.device if generator is None else generator.device
     generator = generator or torch.Generator(device).manual_seed(0)
     draw = torch.empty(x.shape, dtype=dtype, device=device)
+    inside = None if mask is None else mask.to(device)
     if norm == "linf":
-        draw.uniform_(-eps, eps, generator=generator)
+        draw = keep(draw.uniform_(-eps, eps, generator=generator), inside)
     elif norm == "l2":
-        draw.normal_(generator=generator)
+        draw = keep(draw.normal_(generator=generator), inside)
         extra = draw.new_empty(len(x)).exponential_(generator=generator)
         length = (draw.flatten(1).square().sum(1) + 2 * extra).sqrt()
         draw *= _per_picture(eps / length, draw)
     else:
-        draw.exponential_(generator=generator)
+        draw = keep(draw.exponential_(generator=generator), inside)
         extra = draw.new_empty(len(x)).exponential_(generator=generator)
         total = draw.flatten(1).sum(1) + extra
         sign = torch.empty_like(draw).uniform_(-1, 1, generator=generator).sign()
@@ -252,7 +332,14 @@ def random_point(
     return draw.to(x.device, x.dtype)
 
 
-def steepest(grad: Tensor, eps: float, norm: str = "linf", x: Tensor | None = None) -> Tensor:
+def steepest(
+    grad: Tensor,
+    eps: float,
+    norm: str = "linf",
+    x: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+) -> Tensor:
     r"""Perturbation that raises a linear function the most.
 
     Solves :math:`\max_\delta \langle g, \delta\rangle` subject to :math:`\|\delta\| \le \epsilon`.
@@ -274,6 +361,9 @@ def steepest(grad: Tensor, eps: float, norm: str = "linf", x: Tensor | None = No
         ``"linf"``, ``"l2"`` or ``"l1"``.
     x
         Pictures, shape of `grad`, pixels in [0, 1], or None for the ball alone.
+    mask
+        Which pixel values may change (see `check_mask`): the answer is the maximiser among the
+        perturbations that are 0 everywhere else.
 
     Returns
     -------
@@ -282,13 +372,15 @@ def steepest(grad: Tensor, eps: float, norm: str = "linf", x: Tensor | None = No
 
     Raises
     ------
-    ThreatError
-        Unknown `norm`, or an `eps` that is not one finite number >= 0.
+    ThreatError, DeviceError
+        Unknown `norm`, an `eps` that is not one finite number >= 0, or a `mask` that does not fit.
     """
     check_norm(norm)
     eps = check_eps(eps)
+    mask = check_mask(mask, grad)
     if grad.numel() == 0:
         return grad.clone()
+    grad = keep(grad, mask)  # in all three balls no budget goes where the gradient is 0
     if x is not None:  # an eps that overflows when squared is no use
         eps = min(eps, diameter(x, norm))
     if norm == "linf":

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advlib.attacks import noise, pgd
+from advlib.contracts import check_pictures, check_steps
 from advlib.errors import InputError, LabelError
 
 Perturb = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -141,6 +143,81 @@ def train(
         model.load_state_dict(averaged.state_dict())
     model.train(was_training)
     return history
+
+
+def relabelled(
+    model: nn.Module,
+    x: Tensor,
+    eps: float,
+    *,
+    classes: int,
+    norm: str = "l2",
+    steps: int = 10,
+    control: bool = False,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> tuple[Tensor, Tensor]:
+    r"""Pictures steered to classes drawn by lot, with those classes as their labels.
+
+    Each label is drawn uniformly from all classes, whatever the picture shows, so what the eye
+    sees says nothing about it. Only the perturbation does:
+
+    .. math:: x_{adv} = \arg\min_{\|x' - x\| \le \epsilon} \ell(f(x'), t), \qquad
+              t \sim \mathrm{uniform}\{0, \ldots, k - 1\}
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network whose features are to be taken.
+    x : Tensor (n, c, h, w)
+        Pictures in [0, 1].
+    eps : float
+        Largest length of the perturbation in `norm`, in units of pixels.
+    classes : int
+        Number of classes k, >= 2.
+    norm : str
+        ``"linf"``, ``"l2"`` or ``"l1"``.
+    steps : int
+        Steps of targeted PGD.
+    control : bool
+        True: random noise of the same size in place of the attack, with the same labels.
+    seed : int
+        Decides the labels, the attack's start and the noise.
+    batch_size : int
+        Pictures attacked at a time, >= 1.
+
+    Returns
+    -------
+    x_adv : Tensor (n, c, h, w)
+        The pictures to train on, with ``norm(x_adv - x) <= eps``.
+    target : Tensor (n,), int64
+        Their labels, in 0..classes - 1.
+
+    Raises
+    ------
+    InputError
+        Fewer than two classes.
+    PixelError, DeviceError, ThreatError, ModelOutputError
+        As for `advlib.pgd`.
+
+    References
+    ----------
+    Ilyas et al. (2019), Adversarial Examples Are Not Bugs, They Are Features, NeurIPS, section 3.2.
+    """
+    x = check_pictures(x)
+    if classes < 2:
+        raise InputError(f"`classes` is {classes}; at least two are needed to steer anywhere.")
+    batch_size = check_steps("batch_size", batch_size)
+    draws = torch.Generator().manual_seed(seed)
+    target = torch.randint(0, classes, (len(x),), generator=draws).to(x.device)
+    start = torch.Generator(x.device).manual_seed(seed)
+    if control:
+        return noise(x, eps, norm=norm, generator=start), target
+    parts = [
+        pgd(model, part, labels, eps, norm=norm, steps=steps, targeted=True, generator=start)
+        for part, labels in zip(x.split(batch_size), target.split(batch_size), strict=True)
+    ]
+    return torch.cat(parts) if parts else x.clone(), target
 
 
 def schedule(done: float, warmup: float = 0.2) -> float:

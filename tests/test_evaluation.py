@@ -19,7 +19,7 @@ from advlib.errors import (
     PixelError,
     ThreatError,
 )
-from advlib.evaluation import Proportion, accuracy, predict, wilson
+from advlib.evaluation import Proportion, accuracy, accuracy_curve, predict, wilson
 
 RANDOM_STATE_IS_WATCHED = True
 
@@ -294,3 +294,94 @@ def test_a_model_that_works_in_place_does_not_change_the_pictures() -> None:
     accuracy(normalise_in_place, x, y)
     predict(normalise_in_place, x)
     assert torch.equal(x, before)
+
+
+# -- accuracy against the budget -------------------------------------------------------------
+
+
+def one_step(model: torch.nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    return advlib.fgsm(model, x, y, eps)
+
+
+def too_far(model: torch.nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """An attack that works at small budgets and gives up at large ones."""
+    return advlib.fgsm(model, x, y, eps) if eps < 0.2 else x
+
+
+@pytest.mark.parametrize("batch_size", [5, 256])
+def test_a_curve_is_the_accuracy_at_each_budget(device: torch.device, batch_size: int) -> None:
+    model, x, y = (part.to(device) for part in task())
+    budgets = [0.1, 0, 0.02]  # in any order
+    shares = accuracy_curve(model, x, y, budgets, one_step, batch_size=batch_size)
+    for eps, share in zip(budgets, shares, strict=True):
+        x_adv = advlib.fgsm(model, x, y, eps)
+        assert share == wilson(int((model(x_adv).argmax(1) == y).sum()), len(x))
+    assert shares[1] == accuracy(model, x, y)
+
+
+def test_the_attack_gets_model_labels_and_budget() -> None:
+    model, x, y = task()
+    calls = []
+
+    def spy(given: torch.nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        calls.append((given is model, y.tolist(), eps))
+        return x
+
+    accuracy_curve(model, x, y, [0.1, 0.3], spy, batch_size=20)
+    labels = [y[:20].tolist(), y[20:].tolist()]
+    assert calls == [(True, part, eps) for eps in (0.1, 0.3) for part in labels]
+
+
+def test_a_cumulative_curve_counts_who_withstood_all_budgets_so_far() -> None:
+    model, x, y = task()
+    budgets = [0, 0.05, 0.1, 0.3]
+    plain = accuracy_curve(model, x, y, budgets, too_far)
+    nested = accuracy_curve(model, x, y, budgets, too_far, cumulative=True)
+    right = np.ones(len(x), dtype=bool)
+    for eps, share in zip(budgets, nested, strict=True):
+        right &= (model(too_far(model, x, y, eps)).argmax(1) == y).numpy()
+        assert share == wilson(int(right.sum()), len(x))
+    assert plain[3].count > plain[2].count  # it rises, and the other does not
+    assert nested[3].count == nested[2].count <= plain[2].count
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=4), st.integers(0, 5))
+def test_a_cumulative_curve_never_rises(budgets: list[float], seed: int) -> None:
+    model, x, y = task(7, seed)
+    budgets = sorted(budgets)
+    nested = accuracy_curve(model, x, y, budgets, too_far, cumulative=True)
+    counts = [share.count for share in nested]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] == accuracy_curve(model, x, y, budgets[:1], too_far)[0].count
+
+
+def test_a_curve_of_nothing() -> None:
+    model, x, y = task()
+    assert accuracy_curve(model, x, y, [], one_step) == []
+    assert accuracy_curve(model, x[:0], y[:0], [0.1], one_step) == [wilson(0, 0)]
+
+
+def test_budgets_are_checked_before_anything_is_computed() -> None:
+    model, x, y = task()
+
+    def never(*arguments: object) -> Tensor:
+        raise AssertionError("called")
+
+    for wrong in (-0.1, math.inf, math.nan, "8", None):
+        with pytest.raises(ThreatError, match="eps is"):
+            accuracy_curve(model, x, y, [0.1, wrong], never)
+    with pytest.raises(InputError, match="ascending"):
+        accuracy_curve(model, x, y, [0.2, 0.1], never, cumulative=True)
+    with pytest.raises(PixelError, match="normalis"):
+        accuracy_curve(model, x * 2, y, [0.1], never)
+    with pytest.raises(ThreatError, match="batch_size"):
+        accuracy_curve(model, x, y, [0.1], never, batch_size=0)
+
+
+def test_a_curve_disturbs_nothing() -> None:
+    model, x, y = task()
+    x_before, y_before = x.clone(), y.clone()
+    model.train()
+    accuracy_curve(model, x, y, [0.1], one_step)
+    assert model.training and torch.equal(x, x_before) and torch.equal(y, y_before)
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())

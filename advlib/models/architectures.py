@@ -2,7 +2,8 @@
 
 Every network takes pixels in [0, 1] and returns logits; centring the pixels is its own business.
 The layers are few on purpose (convolution, batch norm, ReLU, average pooling, linear, addition):
-each has one unambiguous gradient, and all of them run in a web page in plain JavaScript.
+each has one unambiguous gradient, and all of them run in a web page in plain JavaScript. Only
+`SignViT` needs more: layer norm, softmax attention and GELU.
 """
 
 from __future__ import annotations
@@ -110,6 +111,8 @@ class MLP(nn.Module):
         Number of logits.
     hidden : tuple of int
         Width of each hidden layer.
+    pool : int
+        The picture is first averaged over squares of this many pixels, which saves weights.
     """
 
     def __init__(
@@ -117,9 +120,11 @@ class MLP(nn.Module):
         shape: tuple[int, int, int] = (3, 64, 64),
         classes: int = 16,
         hidden: tuple[int, ...] = (256, 128),
+        pool: int = 1,
     ) -> None:
         super().__init__()
-        widths = [shape[0] * shape[1] * shape[2], *hidden]
+        self.pool = nn.AvgPool2d(pool) if pool > 1 else nn.Identity()
+        widths = [shape[0] * (shape[1] // pool) * (shape[2] // pool), *hidden]
         layers: list[nn.Module] = []
         for width_in, width in zip(widths[:-1], widths[1:], strict=True):
             layers += [nn.Linear(width_in, width), nn.ReLU()]
@@ -128,7 +133,127 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, classes) of pictures (n, *shape) in [0, 1]."""
-        return self.head(self.layers(_centre(x).flatten(1)))
+        return self.head(self.layers(self.pool(_centre(x)).flatten(1)))
+
+
+class PlainCNN(nn.Module):
+    """Convolutions, ReLUs and averages in a row, as in 1998: no shortcut, no batch norm.
+
+    Parameters
+    ----------
+    classes : int
+        Number of logits.
+    widths : tuple of int
+        Channels of each convolution. The first halves a 64 x 64 picture, and after each the
+        picture is averaged over 2 x 2: three of them leave 4 x 4.
+
+    References
+    ----------
+    LeCun, Bottou, Bengio, Haffner (1998), Gradient-based learning applied to document recognition,
+    Proceedings of the IEEE.
+    """
+
+    def __init__(self, classes: int = 16, widths: tuple[int, ...] = (24, 48, 64)) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for stage, (channels, width) in enumerate(zip((3, *widths[:-1]), widths, strict=True)):
+            first = {"kernel_size": 5, "stride": 2, "padding": 2}
+            later = {"kernel_size": 3, "stride": 1, "padding": 1}
+            layers += [nn.Conv2d(channels, width, **(later if stage else first))]
+            layers += [nn.ReLU(), nn.AvgPool2d(2)]
+        self.layers = nn.Sequential(*layers)
+        side = 64 // 2 ** (1 + len(widths))
+        self.head = nn.Linear(widths[-1] * side * side, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, classes) of pictures (n, 3, 64, 64) in [0, 1]."""
+        return self.head(self.layers(_centre(x)).flatten(1))
+
+
+class Attention(nn.Module):
+    """Every patch asks every other one what it sees (Vaswani et al. 2017, section 3.2).
+
+    Parameters
+    ----------
+    width : int
+        Numbers that describe a patch.
+    heads : int
+        How many questions are asked at a time; divides `width`.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.ask = nn.Linear(width, 3 * width)
+        self.answer = nn.Linear(width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Mixed descriptions (n, patches, width) of descriptions of the same shape."""
+        n, patches, width = h.shape
+        parts = self.ask(h).view(n, patches, 3, self.heads, width // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (n, heads, patches, per head)
+        scores = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
+        mixed = scores.softmax(3) @ value
+        return self.answer(mixed.transpose(1, 2).reshape(n, patches, width))
+
+
+class TransformerBlock(nn.Module):
+    """Attention between patches, then a small network on each, both around a shortcut."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = h + self.attention(self.norm1(h))
+        return h + self.mlp(self.norm2(h))
+
+
+class SignViT(nn.Module):
+    """Vision transformer: the picture is cut into patches, and attention relates them.
+
+    Parameters
+    ----------
+    classes : int
+        Number of logits.
+    size, patch : int
+        Sides of the picture and of a patch in pixels; `patch` divides `size`.
+    width : int
+        Numbers that describe a patch.
+    depth, heads : int
+        Transformer blocks, and heads of attention in each.
+
+    References
+    ----------
+    Dosovitskiy et al. (2021), An Image is Worth 16x16 Words: Transformers for Image Recognition at
+    Scale, ICLR. Here the descriptions are averaged, without a class token.
+    """
+
+    def __init__(
+        self,
+        classes: int = 16,
+        size: int = 64,
+        patch: int = 8,
+        width: int = 64,
+        depth: int = 4,
+        heads: int = 4,
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, width, patch, stride=patch)
+        self.position = nn.Parameter(0.02 * torch.randn(1, (size // patch) ** 2, width))
+        self.blocks = nn.Sequential(
+            *(TransformerBlock(width, heads, 2 * width) for _ in range(depth))
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, classes) of pictures (n, 3, size, size) in [0, 1]."""
+        patches = self.embed(_centre(x)).flatten(2).transpose(1, 2)
+        return self.head(self.norm(self.blocks(patches + self.position)).mean(1))
 
 
 def _centre(x: Tensor) -> Tensor:

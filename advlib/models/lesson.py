@@ -7,19 +7,42 @@ read. The architecture is rebuilt from `advlib.models.architectures`.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from advlib.errors import InputError, WeightsError
-from advlib.models.architectures import SignNet
+from advlib.models.architectures import MLP, Linear, PlainCNN, SignNet, SignViT
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the shipped weights and their model cards."""
 
-NAMES: tuple[str, ...] = ("signs-standard", "signs-robust")
-"""What `load` knows: the same network, trained on the pictures as they are, or against PGD."""
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "signs-standard": SignNet,
+    "signs-robust": SignNet,
+    "signs-linear": Linear,
+    "signs-mlp": lambda: MLP(hidden=(64, 64), pool=2),
+    "signs-cnn": PlainCNN,
+    "signs-vit": lambda: SignViT(depth=3),
+    **{
+        f"signs-{labels}-{seed}": lambda: SignNet(widths=(8, 16, 32), depths=(1, 1, 1))
+        for labels in ("relabelled", "control")
+        for seed in range(3)
+    },
+}
+"""The network of each lesson model, untrained."""
+
+NAMES: tuple[str, ...] = tuple(NETWORKS)
+"""What `load` knows.
+
+``signs-standard`` and ``signs-robust`` are the same residual network, trained on the pictures as
+they are, or against PGD. ``signs-linear``, ``signs-mlp``, ``signs-cnn`` and ``signs-vit`` are other
+architectures, trained on the pictures as they are. ``signs-relabelled-0`` to ``-2`` have seen only
+perturbed pictures with the attacker's labels, ``signs-control-0`` to ``-2`` the same labels on
+pictures with random noise (lesson 8).
+"""
 
 
 def load(name: str, device: torch.device | str | None = None) -> nn.Module:
@@ -51,13 +74,13 @@ def load(name: str, device: torch.device | str | None = None) -> nn.Module:
     return model.to("cpu" if device is None else device).eval().requires_grad_(False)
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, seed: int = 0) -> nn.Module:
     """The network of a lesson model, untrained; global random state is left alone."""
     if name not in NAMES:
         raise InputError(f"No lesson model is called {name!r}. Known: {', '.join(NAMES)}.")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return SignNet()
+        torch.manual_seed(seed)
+        return NETWORKS[name]()
 
 
 def weights_path(name: str) -> Path:
