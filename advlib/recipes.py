@@ -94,7 +94,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name="signs-vit",
             purpose="Standard training of a small vision transformer.",
-            epochs=12,
+            epochs=30,
             batch_size=32,
             lr=0.05,
         ),
@@ -326,6 +326,7 @@ def _card(
 ) -> str:
     recipe, made_with = json.loads(metadata["recipe"]), json.loads(metadata["versions"])
     parameters = sum(p.numel() for p in model.parameters())
+    norm = "linf" if recipe.get("labels", "true") == "true" else "l2"
     lines = [
         f"# Model card: {name}",
         "",
@@ -358,7 +359,7 @@ def _card(
         "",
         "| setting | value |",
         "|---|---|",
-        *(f"| {key} | {_setting(key, value)} |" for key, value in recipe.items()),
+        *(f"| {key} | {_setting(key, value, norm)} |" for key, value in recipe.items()),
         "",
     ]
     return "\n".join(lines)
@@ -372,8 +373,8 @@ def _row(words: str, share: Proportion) -> str:
     )
 
 
-def _setting(key: str, value: str | float | None) -> str:
-    """A setting as a reader would write it; the perturbation size in /255."""
+def _setting(key: str, value: str | float | None, norm: str) -> str:
+    """A setting as a reader would write it: an L-infinity size in /255, an L2 size as a length."""
     if key == "eps" and isinstance(value, float):
-        return f"{255 * value:g}/255"
+        return f"{255 * value:g}/255" if norm == "linf" else f"{value:g} in L2"
     return str(value)

@@ -166,7 +166,7 @@ def permutation_p(
     centre = float(null.mean())
     far = int(((null - centre).abs() >= abs(observed - centre)).sum())
     for wrong, why in _p_mistakes(over, same, far, draws):
-        if abs(value - wrong) < 1e-9:
+        if abs(value - wrong) < 1e-6:
             raise Mistake(why)
     right = (1 + over + same) / (1 + draws)
     if abs(value - right) > 1e-6:
