@@ -558,7 +558,7 @@ def _check_pair(a: Tensor, b: Tensor) -> None:
 def shuffled(maps: Tensor, generator: torch.Generator) -> Tensor:
     """Put the pixels of each map (n, h, w) in random order: same values, no shape left."""
     values = maps.flatten(1)
-    # One permutation after the other: sorting random numbers for all at once takes ten times longer.
+    # One permutation after the other: sorting random numbers for all takes ten times longer.
     orders = [
         torch.randperm(values.shape[1], generator=generator, device=generator.device)
         for _ in range(len(values))

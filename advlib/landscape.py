@@ -138,7 +138,9 @@ def finite_differences(
         # Row r belongs to picture r // 2k; its place is moved up (first k) or down (last k).
         points = x.flatten(1)[rows // (2 * k)]
         which = torch.arange(len(rows), device=x.device), places[rows % k]
-        points[which] += torch.where(rows % (2 * k) < k, h, -h).to(x.dtype)
+        # Two plain numbers would make a float32 step, and a float32 error in a float64 slope.
+        step = x.new_tensor(h)
+        points[which] += torch.where(rows % (2 * k) < k, step, -step)
         return points.view(-1, *x.shape[1:])
 
     logits = _logits(model, moved, len(x) * 2 * k, x.device, batch_size)

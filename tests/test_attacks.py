@@ -714,3 +714,107 @@ def test_nan_at_the_last_point_is_no_success() -> None:
     x, y = data(9, 4)
     with pytest.raises(ModelOutputError, match="NaN"):
         advlib.pgd(model, x.float(), y, 0.01, steps=2)
+
+
+# -- masks -----------------------------------------------------------------------------------
+
+
+@given(
+    shape=small,
+    seed=seeds,
+    norm=norms,
+    dtype=st.sampled_from(DTYPES),
+    eps=radii,
+    targeted=st.booleans(),
+    share=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
+)
+def test_where_the_mask_is_false_nothing_changes(
+    shape, seed, norm, dtype, eps, targeted, share
+) -> None:
+    x = reference.pictures(*shape, seed=seed).to(dtype)
+    y, model = reference.classes(shape[0], seed=seed), reference.mlp(12, seed=seed % 7).to(dtype)
+    eps = min(eps, 1e4) if dtype == torch.float16 else eps
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < share
+    options = {"norm": norm, "targeted": targeted, "mask": mask}
+    kind = "sign" if norm == "linf" else "uniform"
+    for x_adv in (
+        advlib.noise(x, eps, norm=norm, mask=mask),
+        advlib.noise(x, eps, distribution=kind, norm=norm, mask=mask),
+        advlib.fgsm(model, x, y, eps, **options),
+        advlib.pgd(model, x, y, eps, steps=3, **options),
+        advlib.pgd(model, x, y, eps, steps=2, random_start=False, step_size=0.7, **options),
+        advlib.pgd(model, x, y, eps, steps=2, restarts=2, early_stop=True, **options),
+    ):
+        assert_inside(x, x_adv, eps, norm)
+        assert torch.equal(x_adv[~mask], x[~mask])
+
+
+@pytest.mark.parametrize("early_stop", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_mask_attacks_the_model_that_sees_only_those_pixels(norm, early_stop, device) -> None:
+    """The same attack on a model of the free values alone gives the same pictures."""
+    x, y = data(3, 6)
+    x = x.flatten(1)
+    where = torch.rand(75, generator=torch.Generator().manual_seed(1)) < 0.4
+    model = copy.deepcopy(MODELS["mlp"]).double().to(device)
+    x, y, where = x.to(device), y.to(device), where.to(device)
+    options = {"norm": norm, "steps": 5, "random_start": False, "early_stop": early_stop}
+
+    for index in range(len(x)):
+        whole = x[index : index + 1]
+
+        def part(values: Tensor, whole: Tensor = whole) -> Tensor:
+            filled = whole.repeat(len(values), 1)
+            filled[:, where] = values
+            return model(filled)
+
+        label = y[index : index + 1]
+        got = advlib.pgd(model, whole, label, BUDGET[norm], mask=where, **options)
+        small = advlib.pgd(part, whole[:, where], label, BUDGET[norm], **options)
+        np.testing.assert_allclose(got[:, where].cpu(), small.cpu(), atol=1e-9)
+        got = advlib.fgsm(model, whole, label, BUDGET[norm], norm=norm, mask=where)
+        small = advlib.fgsm(part, whole[:, where], label, BUDGET[norm], norm=norm)
+        np.testing.assert_allclose(got[:, where].cpu(), small.cpu(), atol=1e-9)
+
+
+def test_each_picture_keeps_its_own_mask_when_others_are_done() -> None:
+    x, y = data(9, 12)
+    x = x.float()
+    y = torch.where(torch.arange(12) < 6, MODELS["mlp"](x).argmax(1), y)
+    mask = torch.rand(12, 1, 5, 5, generator=torch.Generator().manual_seed(2)) < 0.5
+    options = {"steps": 6, "random_start": False, "early_stop": True}
+    whole = advlib.pgd(MODELS["mlp"], x, y, 0.1, mask=mask, **options)
+    for i in range(12):
+        one = slice(i, i + 1)
+        alone = advlib.pgd(MODELS["mlp"], x[one], y[one], 0.1, mask=mask[one], **options)
+        np.testing.assert_allclose(whole[one], alone, atol=1e-6)
+    assert torch.equal(whole[~mask.expand_as(x)], x[~mask.expand_as(x)])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_mask_of_ones_is_no_mask(norm: str) -> None:
+    x, y = data(4)
+    x, model = x.float(), MODELS["conv"]
+    for mask in (torch.ones(5, 5), torch.tensor(True), torch.ones(N, 1, 5, 5, dtype=torch.int64)):
+        for attack in (
+            lambda **o: advlib.noise(x, BUDGET[norm], norm=norm, **o),
+            lambda **o: advlib.fgsm(model, x, y, BUDGET[norm], norm=norm, **o),
+            lambda **o: advlib.pgd(model, x, y, BUDGET[norm], norm=norm, steps=3, **o),
+        ):
+            assert torch.equal(attack(mask=mask), attack())
+
+
+def test_a_mask_that_does_not_fit_is_refused() -> None:
+    x, y = data(4, 2)
+    x, model = x.float(), MODELS["mlp"]
+    for mask, words in (
+        (torch.ones(2, 5, 5), "mask\\[:, None\\]"),
+        (0.5 * torch.ones(5), "0 and 1"),
+    ):
+        for attack in (
+            lambda mask: advlib.noise(x, 0.1, mask=mask),
+            lambda mask: advlib.fgsm(model, x, y, 0.1, mask=mask),
+            lambda mask: advlib.pgd(model, x, y, 0.1, mask=mask),
+        ):
+            with pytest.raises(ThreatError, match=words):
+                attack(mask)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from advlib import threats
-from advlib.errors import ThreatError
+from advlib.errors import DeviceError, ThreatError
 
 RANDOM_STATE_IS_WATCHED = True
 
@@ -506,3 +506,87 @@ def test_eps_may_be_any_kind_of_single_number() -> None:
     for eps in (np.float32(0.25), torch.tensor(0.25), 0.25, np.array(0.25)):
         assert threats.check_eps(eps) == 0.25
     assert threats.check_eps(0) == 0.0
+
+
+# -- masks -----------------------------------------------------------------------------------
+
+
+def test_a_mask_becomes_booleans_of_the_shape_of_the_pictures() -> None:
+    x = torch.zeros(2, 3, 4, 5)
+    assert threats.check_mask(None, x) is None
+    for shape in ((), (5,), (4, 5), (3, 4, 5), (3, 1, 1), (1, 1, 4, 5), (2, 1, 4, 5), (2, 3, 4, 5)):
+        for dtype in (torch.bool, torch.float32, torch.int64):
+            mask = torch.ones(shape, dtype=dtype)
+            got = threats.check_mask(mask, x)
+            assert got is not None and got.dtype == torch.bool and got.shape == x.shape
+            assert bool(got.all())
+    one = torch.zeros(4, 5)
+    one[1, 2] = 1
+    got = threats.check_mask(one, x)
+    assert got is not None and got.nonzero()[:, 2:].unique(dim=0).tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        ([[True]], "mask is a list"),
+        (torch.ones(2, 4, 5), "one mask per picture or one for all"),
+        (torch.ones(4, 4), "does not broadcast"),
+        (torch.ones(1, 1, 1, 4, 5), "does not broadcast"),
+        (torch.ones(7, 3, 4, 5), "does not broadcast"),
+        (torch.full((4, 5), 0.5), "other values than 0 and 1"),
+        (torch.full((4, 5), torch.nan), "other values than 0 and 1"),
+    ],
+)
+def test_a_mask_that_could_be_misread_is_refused(mask: object, words: str) -> None:
+    x = torch.full((2, 3, 4, 5), 0.5)
+    for use in (
+        lambda: threats.random_point(x, 0.1, mask=mask),
+        lambda: threats.steepest(x, 0.1, mask=mask),
+        lambda: threats.check_mask(mask, x),
+    ):
+        with pytest.raises(ThreatError, match=words):
+            use()
+
+
+def test_a_mask_elsewhere_is_refused() -> None:
+    with pytest.raises(DeviceError, match="mask on meta"):
+        threats.check_mask(torch.ones(4, device="meta"), torch.zeros(2, 4))
+
+
+@given(shape=shapes, seed=seeds, norm=norms, eps=radii, boxed=st.booleans())
+def test_the_steepest_masked_step_is_that_of_the_coordinates_left(
+    shape, seed, norm, eps, boxed
+) -> None:
+    """Solving with the others cut out of the problem gives the same answer."""
+    grad, x = draw((1, *shape[1:]), seed), draw((1, *shape[1:]), seed + 1).sigmoid()
+    mask = draw((1, *shape[1:]), seed + 2) > 0
+    got = threats.steepest(grad, eps, norm, x if boxed else None, mask=mask)
+    assert not bool(got[~mask].any())
+    if mask.any():
+        small = threats.steepest(grad[mask][None], eps, norm, x[mask][None] if boxed else None)
+        np.testing.assert_allclose(got[mask], small[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_masked_random_point_is_uniform_in_the_smaller_ball(norm: str) -> None:
+    x = torch.zeros(4_000, 6, dtype=torch.float64)
+    mask = torch.tensor([[1, 0, 1, 0, 0, 1]])
+    point = threats.random_point(x, 0.5, norm, mask=mask)
+    assert not bool(point[:, [1, 3, 4]].any())
+    # Of a uniform point in three dimensions the cube of the radius is uniform.
+    radius = threats.norm(point, norm) / 0.5
+    for share in (0.1, 0.5, 0.9):
+        assert float((radius**3 <= share).double().mean()) == pytest.approx(share, abs=0.03)
+    assert torch.equal(
+        threats.random_point(x, 0.5, norm, mask=torch.ones(6)),
+        threats.random_point(x, 0.5, norm),
+    )
+    assert not bool(threats.random_point(x, 0.5, norm, mask=torch.zeros(6)).any())
+
+
+def test_a_masked_infinite_derivative_does_no_harm() -> None:
+    values = torch.tensor([[torch.inf, 1.0, torch.nan]])
+    mask = torch.tensor([[False, True, False]])
+    assert threats.keep(values, mask).tolist() == [[0.0, 1.0, 0.0]]
+    assert threats.keep(values, None) is values
