@@ -5,7 +5,7 @@ what goes *into* the layer ``head``. Activations are copies, and no hook stays b
 an error: the model, its mode and its gradients are as before.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ _Act = Callable[[Tensor], Tensor | None]
 
 
 def record(
-    model: nn.Module, x: Tensor, layers: Sequence[str], *, batch_size: int = 256
+    model: nn.Module, x: Tensor, layers: Iterable[str], *, batch_size: int = 256
 ) -> dict[str, Tensor]:
     """What the named layers say to the pictures.
 

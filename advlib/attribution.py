@@ -685,7 +685,7 @@ def permutation_test(
     -----
     The pictures as observed are themselves one of the equally likely draws under the null
     hypothesis; counting them gives the 1 above and below, and a p that is never 0 (Davison &
-    Hinkley 1997, section 4.2.1; Phipson & Smyth 2010).
+    Hinkley 1997, section 4.2; Phipson & Smyth 2010).
     """
     draws = check_steps("draws", draws)
     _check_pair(a, b)

@@ -94,7 +94,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name="signs-vit",
             purpose="Standard training of a small vision transformer.",
-            epochs=30,
+            epochs=12,
             batch_size=32,
             lr=0.05,
         ),
