@@ -4,10 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from advlib.models.architectures import MLP, Linear, SignNet, multiply_adds
+from advlib.models.architectures import (
+    MLP,
+    Attention,
+    Linear,
+    PlainCNN,
+    SignNet,
+    SignViT,
+    multiply_adds,
+)
 
 
-@pytest.mark.parametrize("network", [SignNet, Linear, MLP])
+@pytest.mark.parametrize("network", [SignNet, Linear, MLP, PlainCNN, SignViT])
 def test_pixels_to_logits_on_every_device(network, device):
     torch.manual_seed(0)
     model = network().to(device).eval()
@@ -50,6 +58,51 @@ def test_linear_is_affine_in_the_pixels():
     model = Linear((1, 4, 4), 3).double()
     a, b = torch.rand(2, 1, 1, 4, 4, dtype=torch.float64)
     torch.testing.assert_close(model((a + b) / 2), (model(a) + model(b)) / 2)
+
+
+def test_mlp_may_average_the_picture_first():
+    torch.manual_seed(0)
+    model = MLP((1, 4, 4), 3, (5,), pool=2).double()
+    x = torch.rand(2, 1, 4, 4, dtype=torch.float64)
+    blocks = x.view(2, 1, 2, 2, 2, 2).mean((3, 5))
+    same = blocks.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert model.layers[0].in_features == 4
+    torch.testing.assert_close(model(x), model(same))
+
+
+def test_attention_is_the_mean_of_values_where_no_patch_stands_out():
+    torch.manual_seed(0)
+    layer = Attention(8, 2).double()
+    h = torch.randn(1, 5, 8, dtype=torch.float64)
+    with torch.no_grad():
+        layer.ask.weight[:16] = 0  # queries and keys
+        layer.ask.bias[:16] = 0
+        mean = (h @ layer.ask.weight[16:].T + layer.ask.bias[16:]).mean(1, keepdim=True)
+        expected = layer.answer(mean).expand(1, 5, 8)
+        torch.testing.assert_close(layer(h), expected)
+
+
+def test_attention_agrees_with_torch():
+    torch.manual_seed(0)
+    ours, theirs = Attention(8, 2), nn.MultiheadAttention(8, 2, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(ours.ask.weight)
+        theirs.in_proj_bias.copy_(ours.ask.bias)
+        theirs.out_proj.weight.copy_(ours.answer.weight)
+        theirs.out_proj.bias.copy_(ours.answer.bias)
+        h = torch.randn(3, 6, 8)
+        torch.testing.assert_close(ours(h), theirs(h, h, h)[0], atol=1e-6, rtol=1e-5)
+
+
+def test_transformer_sees_where_a_patch_is():
+    torch.manual_seed(0)
+    model = SignViT(depth=1).eval()
+    x = torch.rand(1, 3, 64, 64)
+    moved = x.roll(8, dims=3)
+    with torch.no_grad():
+        assert (model(x) - model(moved)).abs().max() > 1e-5
+        model.position.zero_()
+        torch.testing.assert_close(model(x), model(moved), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,11 @@ from advlib.models.architectures import SignNet
 from advlib.recipes import MEASURE_SEED, RECIPES, pgd20, stop_becomes_limit
 
 EPS = 4 / 255
+NAMES = lesson.NAMES
+ARCHITECTURES = ("signs-linear", "signs-mlp", "signs-cnn", "signs-vit")
+RELABELLED, CONTROLS = (
+    tuple(f"signs-{labels}-{seed}" for seed in range(3)) for labels in ("relabelled", "control")
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +45,25 @@ def test_robust_model_withstands_most_attacks(models, fresh):
     model, (x, y) = models["signs-robust"], fresh
     assert accuracy(model, x, y).value >= 0.88
     assert accuracy(model, x[:128], y[:128], pgd20(EPS)).value >= 0.65
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_other_architectures_are_accurate_to_a_degree_and_brittle(models, fresh, name):
+    x, y = fresh
+    assert accuracy(models[name], x, y).value >= 0.6
+    assert accuracy(models[name], x[:64], y[:64], pgd20(EPS)).value <= 0.4
+
+
+def test_students_of_perturbations_beat_guessing_and_controls_do_not(models, fresh):
+    taught = [accuracy(models[name], *fresh).value for name in RELABELLED]
+    control = [accuracy(models[name], *fresh).value for name in CONTROLS]
+    assert min(taught) > 1.7 / 16 and sum(control) / 3 < 1.7 / 16
+    assert sum(taught) > 1.7 * sum(control)
+
+
+def test_the_seed_decides_the_first_weights():
+    first, again, other = (lesson.build("signs-cnn", seed).head.weight for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_a_stop_sign_becomes_a_chosen_limit(models):
@@ -69,7 +93,8 @@ def test_metadata_tell_how_the_weights_were_made(name):
 
 def test_weights_are_small():
     files = [lesson.weights_path(name) for name in lesson.NAMES]
-    assert sum(file.stat().st_size for file in files) <= 1_500_000
+    assert sum(file.stat().st_size for file in files) <= 8_000_000
+    assert all(sum(p.numel() for p in lesson.build(name).parameters()) <= 250_000 for name in NAMES)
 
 
 def test_loaded_models_are_frozen_and_in_eval_mode(models, device):

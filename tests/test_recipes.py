@@ -8,6 +8,7 @@ import torch
 
 from advlib import __main__ as command
 from advlib import recipes
+from advlib.data import signs
 from advlib.errors import InputError
 from advlib.models import lesson
 
@@ -41,7 +42,7 @@ def test_train_writes_weights_that_load(folder, name, capsys):
     assert f"{name}.safetensors" in capsys.readouterr().out
     metadata = lesson.read_metadata(lesson.weights_path(name))
     assert json.loads(metadata["recipe"])["pictures"] == 64
-    assert metadata["architecture"] == "SignNet"
+    assert metadata["architecture"] == type(lesson.load(name)).__name__
     assert lesson.load(name)(torch.zeros(1, 3, 64, 64)).shape == (1, 16)
 
 
@@ -60,6 +61,31 @@ def test_card_states_every_measured_number_and_the_command(folder):
     assert "python -m advlib measure signs-standard" in text
     for words, share in recipes.measure(lesson.load("signs-standard"), 32, stop_signs=4).items():
         assert f"| {words} | {100 * share.value:.2f} |" in text, "and measuring again agrees"
+
+
+def test_relabelled_pictures_and_their_control_share_scenes_and_labels():
+    few = dict(pictures=16)
+    pictures = {}
+    for labels in ("relabelled", "control"):
+        recipe = replace(recipes.RECIPES[f"signs-{labels}-1"], **few)
+        assert recipes.adversary(recipe) is None, "the perturbation is part of the data"
+        pictures[labels] = recipes.training_set(recipe)
+    (steered, target), (noisy, drawn) = pictures.values()
+    assert torch.equal(target, drawn)
+    x, y = signs.render(16, seed=recipe.data_seed)
+    assert not torch.equal(target, y)
+    for changed in (steered, noisy):
+        length = (changed - x).flatten(1).norm(dim=1)
+        assert length.max() <= recipes.RELABEL_EPS and length.min() > 0.9 * recipes.RELABEL_EPS
+    model = lesson.load("signs-standard")
+    assert (model(steered).argmax(1) == target).float().mean() > 0.7
+    assert (model(noisy).argmax(1) == y).float().mean() > 0.7
+
+
+def test_card_names_the_norm_of_the_budget(folder):
+    command.main(["train", "signs-control-0"])
+    recipes.write_card("signs-control-0", pictures=16, stop_signs=2)
+    assert "| eps | 3 in L2 |" in lesson.card("signs-control-0")
 
 
 def test_adversary_grows_and_stays_in_its_ball():

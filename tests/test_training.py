@@ -10,7 +10,7 @@ from advlib.attacks import pgd
 from advlib.errors import InputError, LabelError
 from advlib.evaluation import accuracy
 from advlib.models.architectures import SignNet
-from advlib.training import schedule, train
+from advlib.training import relabelled, schedule, train
 
 EPS = 0.1
 
@@ -147,3 +147,44 @@ def test_bad_labels_and_frozen_models(problem):
         train(linear(), x, y[:5])
     with pytest.raises(InputError, match="requires_grad_"):
         train(linear().requires_grad_(False), x, y)
+
+
+# -- relabelled pictures ---------------------------------------------------------------------------
+
+
+def test_relabelled_pictures_are_steered_to_labels_drawn_by_lot(problem, device):
+    x, y = (part.to(device) for part in problem)
+    model = linear(device)
+    before = x.clone()
+    x_adv, target = relabelled(model, x, 1.0, classes=2, seed=3)
+    assert (x_adv - x).flatten(1).norm(dim=1).max() <= 1.0 and torch.equal(x, before)
+    assert x_adv.min() >= 0 and x_adv.max() <= 1
+    assert abs(float((target == y).float().mean()) - 0.5) < 0.08, "the labels know nothing of y"
+    assert accuracy(model, x_adv, target).value > accuracy(model, x, target).value + 0.2
+
+
+def test_control_has_the_same_labels_and_noise_of_the_same_size(problem):
+    x, _ = problem
+    _, target = relabelled(linear(), x, 1.0, classes=2, seed=3)
+    noisy, drawn = relabelled(linear(), x, 1.0, classes=2, seed=3, control=True)
+    assert torch.equal(target, drawn)
+    length = (noisy - x).flatten(1).norm(dim=1)
+    assert length.max() <= 1.0 and length.median() > 0.9
+
+
+def test_relabelling_is_repeatable_and_does_not_depend_on_the_batch(problem):
+    x = problem[0][:40]
+    model = linear()
+    first = relabelled(model, x, 1.0, classes=2, seed=1)
+    again = relabelled(model, x, 1.0, classes=2, seed=1)
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    parts = relabelled(model, x, 1.0, classes=2, seed=1, batch_size=7)
+    assert torch.equal(first[1], parts[1])
+    assert not torch.equal(first[1], relabelled(model, x, 1.0, classes=2, seed=2)[1])
+
+
+def test_relabelling_refuses_one_class_and_takes_no_pictures(problem):
+    with pytest.raises(InputError, match="at least two"):
+        relabelled(linear(), problem[0], 1.0, classes=1)
+    x_adv, target = relabelled(linear(), problem[0][:0], 1.0, classes=2)
+    assert len(x_adv) == len(target) == 0

@@ -19,10 +19,11 @@ def _problem() -> tuple[nn.Module, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(8)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(8)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(48, _CLASSES))
+        head = nn.Linear(48, _CLASSES)
+    model = nn.Sequential(nn.Flatten(), head)
     with torch.no_grad():
-        model[1].weight.copy_(torch.randn(_CLASSES, 48, generator=generator))
-        model[1].bias.copy_(-0.5 * model[1].weight.sum(1))  # no class is ahead at mid-grey
+        head.weight.copy_(torch.randn(_CLASSES, 48, generator=generator))
+        head.bias.copy_(-0.5 * head.weight.sum(1))  # no class is ahead at mid-grey
     x = 0.3 + 0.4 * torch.rand(400, 3, 4, 4, generator=generator)
     with torch.no_grad():
         y = model(x).argmax(1)

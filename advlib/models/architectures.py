@@ -157,9 +157,8 @@ class PlainCNN(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for stage, (channels, width) in enumerate(zip((3, *widths[:-1]), widths, strict=True)):
-            first = {"kernel_size": 5, "stride": 2, "padding": 2}
-            later = {"kernel_size": 3, "stride": 1, "padding": 1}
-            layers += [nn.Conv2d(channels, width, **(later if stage else first))]
+            kernel, stride = (3, 1) if stage else (5, 2)
+            layers += [nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2)]
             layers += [nn.ReLU(), nn.AvgPool2d(2)]
         self.layers = nn.Sequential(*layers)
         side = 64 // 2 ** (1 + len(widths))
