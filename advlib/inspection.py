@@ -23,11 +23,8 @@ from advlib import threats
 from advlib.attacks import fgsm, noise
 from advlib.contracts import Model, check_device, check_labels, check_pictures
 from advlib.errors import InputError
-from advlib.evaluation import predict
+from advlib.evaluation import BudgetAttack, predict
 from advlib.gradients import margin
-
-BudgetedAttack = Callable[[Any, Tensor, Tensor, float], Tensor]
-"""From a model, pictures, their true classes and a budget to perturbed pictures."""
 
 CHECKS = (
     "result",
@@ -116,7 +113,7 @@ def _folded(head: str, text: str, width: int = 80) -> str:
 
 
 def inspect_attack(
-    attack: BudgetedAttack,
+    attack: BudgetAttack,
     model: Model,
     x: Tensor,
     y: Tensor,
@@ -264,7 +261,7 @@ class _Bench:
     """The attack with all that is needed to try it, and the runs made so far."""
 
     def __init__(
-        self, attack: BudgetedAttack, model: Model, x: Tensor, y: Tensor, eps: float, norm: str
+        self, attack: BudgetAttack, model: Model, x: Tensor, y: Tensor, eps: float, norm: str
     ) -> None:
         self.attack, self.model, self.norm = attack, model, norm
         self.x, self.y, self.eps = x, y, eps
