@@ -104,7 +104,7 @@ class Inspection:
         return "\n".join(lines)
 
 
-def _folded(head: str, text: str, width: int = 80) -> str:
+def _folded(head: str, text: str, width: int = 72) -> str:
     import textwrap
 
     return textwrap.fill(

@@ -211,3 +211,13 @@ def test_the_cover_is_described_as_it_was_measured() -> None:
     said = cover.alt(cover.columns())
     for page in ("README.md", "book/index.md"):
         assert said in (ROOT / page).read_text(encoding="utf-8"), f"{page}: run book/cover.py"
+
+
+@built
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(HTML).as_posix())
+def test_no_formula_is_left_as_typed(page: Path) -> None:
+    article = soup(page).find("article")
+    for text in article.find_all(string=re.compile(r"\$")) if article else ():
+        around = {parent.name for parent in text.parents}
+        around |= {name for parent in text.parents for name in parent.get("class", [])}
+        assert around & {"code", "pre", "script", "math"}, f"a formula is not set: {text[:80]!r}"
