@@ -202,7 +202,8 @@ def pgd(
         Gradient steps per restart, >= 1.
     step_size
         Length of a step in `norm`, in units of pixels. None: ``2.5 * eps / steps``, enough to
-        cross the ball and turn round.
+        cross the ball and turn round. With many steps a longer one can find more: lesson 4
+        compares.
     restarts
         How often to begin anew, >= 1; more than one needs `random_start`.
     random_start
