@@ -356,7 +356,7 @@ class _Best:
         at = slice(None) if rows is None else rows
         before, held = self.score[at], self.success[at]
         better = (success & ~held) | ((success == held) & (score > before))
-        wide = better.view(-1, *[1] * (x_adv.ndim - 1))
+        wide = threats.per_picture(better, x_adv)
         self.x_adv[at] = torch.where(wide, x_adv, self.x_adv[at])
         self.score[at] = torch.where(better, score.to(before.dtype), before)
         self.success[at] = success | held

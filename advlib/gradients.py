@@ -93,6 +93,22 @@ def resolve_loss(loss: str | Loss) -> Loss:
     )
 
 
+def check_values(value: Tensor, y: Tensor) -> Tensor:
+    """Return what a loss returned, if it is one value for each of the classes `y`.
+
+    Raises
+    ------
+    ThreatError
+        Another shape.
+    """
+    if value.shape != y.shape:
+        raise ThreatError(
+            f"the loss returned shape {tuple(value.shape)}; one value per picture is expected, "
+            f'shape {tuple(y.shape)}. Do not average: reduction="none".'
+        )
+    return value
+
+
 @contextmanager
 def undisturbed(model: Model, device: torch.device) -> Iterator[None]:
     """Freeze `model` in eval mode for the while, with gradients on, and leave no trace.
@@ -170,11 +186,8 @@ def value_and_gradient(
     # Half precision rounds away what a loss needs: small differences of logits.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     value = loss(logits, y)
-    if check and value.shape != y.shape:
-        raise ThreatError(
-            f"the loss returned shape {tuple(value.shape)}; one value per picture is expected, "
-            f'shape {tuple(y.shape)}. Do not average: reduction="none".'
-        )
+    if check:
+        check_values(value, y)
     grad = None
     if value.requires_grad:
         (grad,) = torch.autograd.grad(value.sum(), x, allow_unused=True)

@@ -23,7 +23,8 @@ from advlib.contracts import (
     check_steps,
 )
 from advlib.errors import InputError, ThreatError
-from advlib.gradients import Loss, resolve_loss, undisturbed
+from advlib.gradients import Loss, check_values, resolve_loss, undisturbed
+from advlib.threats import per_picture
 
 
 def random_directions(
@@ -71,7 +72,7 @@ def random_directions(
     drawn = torch.randn(shape, generator=generator, device=where)
     drawn = drawn.to(x.device, torch.promote_types(x.dtype, torch.float32))
     length = torch.linalg.vector_norm(drawn.flatten(1), dim=1)
-    return (drawn / _per_picture(length, drawn)).to(x.dtype)
+    return (drawn / per_picture(length, drawn)).to(x.dtype)
 
 
 def finite_differences(
@@ -365,13 +366,8 @@ def boundary_distance(
     return high
 
 
-def _per_picture(values: Tensor, like: Tensor) -> Tensor:
-    """Shape (n,) values so that they broadcast over the pixels of `like`."""
-    return values.view(-1, *[1] * (like.ndim - 1))
-
-
 def _step(x: Tensor, direction: Tensor, t: Tensor, clip: bool) -> Tensor:
-    moved = x + _per_picture(t, x) * direction
+    moved = x + per_picture(t, x) * direction
     return moved.clamp(0, 1) if clip else moved
 
 
@@ -408,13 +404,7 @@ def _one_each(loss: Loss) -> Loss:
 
     def checked(logits: Tensor, y: Tensor) -> Tensor:
         check_logits(logits, logits, y)
-        value = loss(logits, y)
-        if value.shape != y.shape:
-            raise ThreatError(
-                f"the loss returned shape {tuple(value.shape)}; one value per picture is expected, "
-                f'shape {tuple(y.shape)}. Do not average: reduction="none".'
-            )
-        return value
+        return check_values(loss(logits, y), y)
 
     return checked
 

@@ -243,7 +243,7 @@ def linearity_error(
                 error = there.loss - here.loss - _inner(here.grad, x_adv - x)
                 found = torch.maximum(found, error.abs())
                 if step < steps:
-                    up = (there.grad - here.grad) * error.sign().view(-1, *[1] * (x.ndim - 1))
+                    up = (there.grad - here.grad) * threats.per_picture(error.sign(), x)
                     x_adv = (x_adv + 2.5 * eps / steps * up.sign()).clamp(low, high)
     if not relative:
         return found

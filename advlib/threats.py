@@ -119,8 +119,8 @@ def keep(values: Tensor, mask: Tensor | None) -> Tensor:
     return values if mask is None else torch.where(mask, values, 0)
 
 
-def _per_picture(values: Tensor, like: Tensor) -> Tensor:
-    """Shape (n,) values so that they broadcast over the pixels of `like`."""
+def per_picture(values: Tensor, like: Tensor) -> Tensor:
+    """Shape `values`, one for each picture (n,), so that they broadcast over those of `like`."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
@@ -262,7 +262,7 @@ def _project_ball(delta: Tensor, eps: float, norm: str) -> Tensor:
     if norm == "linf":
         return delta.clamp(-eps, eps)
     if norm == "l2":
-        length = _per_picture(_length(delta, "l2"), delta)
+        length = per_picture(_length(delta, "l2"), delta)
         return torch.where(length > eps, delta * (eps / length), delta)
     return delta.sign() * (delta.abs() - _threshold(delta.abs(), None, eps)).clamp_min(0)
 
@@ -322,13 +322,13 @@ def random_point(
         draw = keep(draw.normal_(generator=generator), inside)
         extra = draw.new_empty(len(x)).exponential_(generator=generator)
         length = (draw.flatten(1).square().sum(1) + 2 * extra).sqrt()
-        draw *= _per_picture(eps / length, draw)
+        draw *= per_picture(eps / length, draw)
     else:
         draw = keep(draw.exponential_(generator=generator), inside)
         extra = draw.new_empty(len(x)).exponential_(generator=generator)
         total = draw.flatten(1).sum(1) + extra
         sign = torch.empty_like(draw).uniform_(-1, 1, generator=generator).sign()
-        draw *= sign * _per_picture(eps / total, draw)
+        draw *= sign * per_picture(eps / total, draw)
     return draw.to(x.device, x.dtype)
 
 
@@ -388,11 +388,11 @@ def steepest(
         return delta if x is None else delta.clamp(-x, 1 - x)
     if norm == "l2":
         # Dividing by the largest entry first keeps tiny gradients from underflowing when squared.
-        largest = _per_picture(grad.flatten(1).abs().amax(1), grad)
+        largest = per_picture(grad.flatten(1).abs().amax(1), grad)
         unit = torch.where(largest > 0, grad / largest, 0)
         if x is not None:
             return _scale_into_box(unit, -x, 1 - x, eps)
-        length = _per_picture(_length(unit, "l2"), grad)
+        length = per_picture(_length(unit, "l2"), grad)
         return torch.where(length > 0, unit * (eps / length), 0)
     size = grad.abs().flatten(1)
     order = size.argsort(dim=1, descending=True)
@@ -513,7 +513,7 @@ def _settle(x: Tensor, x_adv: Tensor, eps: float, norm: str) -> Tensor:
     shrink = 2 * torch.finfo(x.dtype).eps
     while (outside := _too_long(x_adv - x, eps, norm)).any():
         shorter = _add_towards(x, (x_adv - x) * max(0.0, 1 - shrink))
-        x_adv = torch.where(_per_picture(outside, x), shorter, x_adv)
+        x_adv = torch.where(per_picture(outside, x), shorter, x_adv)
         shrink *= 2
     return x_adv
 
@@ -609,4 +609,4 @@ def _threshold(size: Tensor, room: Tensor | None, eps: float) -> Tensor:
     level = ((weight.gather(1, last) - eps) / pieces).clamp_min(0)
     total = torch.minimum(a, room.flatten(1)).sum(1, keepdim=True) if room is not None else None
     fits = (a.sum(1, keepdim=True) if total is None else total) <= eps
-    return _per_picture(torch.where(fits, 0, level).squeeze(1), size)
+    return per_picture(torch.where(fits, 0, level).squeeze(1), size)

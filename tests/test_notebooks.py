@@ -128,6 +128,16 @@ def test_every_picture_has_its_text(lesson: dict[str, Any]) -> None:
                 assert re.search(r'\balt="[^"]+"', tag), f"cell {index}: {tag[:80]}"
 
 
+def test_the_stored_explorers_are_light(lesson: dict[str, Any]) -> None:
+    state = lesson["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    sizes = [
+        len(json.dumps(model["state"]["data"]))
+        for model in state.values()
+        if model["state"].get("kind") == "explorer"
+    ]
+    assert sizes and sum(sizes) <= 1_500_000
+
+
 def test_the_metadata_name_no_machine(lesson: dict[str, Any]) -> None:
     assert set(lesson["metadata"]) <= METADATA
     assert lesson["metadata"]["kernelspec"] == KERNEL
