@@ -4,15 +4,17 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PORT   ?= 8000
-BIN    := $(VENV)/bin
+BIN    := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+TOOLS  := build/tools
 READY  := $(VENV)/.ready
 HTML   := _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lab serve notebooks lint clean
+.PHONY: help setup book test units long coverage faults test-colab lab serve notebooks new-lesson \
+  lint links dependencies dist pdf clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: $(READY)  ## what the other commands need, in .venv
 
@@ -35,6 +37,21 @@ book: $(READY)  ## build the book
 test: book  ## build the book and run every test
 	REQUIRE_BROWSER=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300
 
+units: $(READY)  ## the tests of the package alone: no book, no browser, no lesson
+	$(BIN)/python -m pytest tests --ignore=tests/pages
+
+long: $(READY)  ## the property tests with new cases, 2,000 and more for each property
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests --ignore=tests/pages
+
+coverage: $(READY)  ## which lines and branches of advlib the tests reach; at least 95 %
+	$(BIN)/python -m pytest tests --ignore=tests/pages --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
+
+faults: $(READY)  ## put faults into a copy of advlib, one at a time: would the tests notice?
+	$(BIN)/python -m tests.faults
+
+test-colab: $(READY)  ## run every lesson with the versions that Colab has, in build/colab
+	$(BIN)/python -m tests.colab
+
 lab: $(READY)  ## open the lessons in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
@@ -44,10 +61,33 @@ serve: book  ## serve the book on localhost (PORT=8000)
 notebooks: $(READY)  ## execute the lessons again and save their outputs
 	$(BIN)/python book/execute.py
 
+new-lesson: $(READY)  ## begin a lesson: make new-lesson NAME=14-a-name TITLE="What it finds"
+	$(BIN)/python book/new_lesson.py "$(NAME)" "$(TITLE)"
+
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+links: $(READY)  ## look up every address that the book links to (needs the network)
+	$(BIN)/jupyter-book build --builder linkcheck .
+
+# Tools that only a release needs live in a place of their own.
+$(TOOLS)/.ready:
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/$(notdir $(BIN))/python -m pip install --quiet pip-audit==2.10.1 twine==7.0.0
+	@touch $@
+
+dependencies: $(TOOLS)/.ready  ## known faults of what requirements.txt pins (needs the network)
+	grep -v '^-e' requirements.txt > build/pins.txt
+	$(TOOLS)/$(notdir $(BIN))/pip-audit --requirement build/pins.txt
+
+dist: book $(TOOLS)/.ready  ## wheel, sdist and the book as a zip, each tried out, in dist
+	$(BIN)/python book/release.py $(TOOLS)/$(notdir $(BIN))/twine
+
+pdf: $(READY)  ## the book as one PDF, in dist (needs xelatex and latexmk)
+	$(BIN)/jupyter-book build --builder pdflatex .
+	mkdir -p dist && cp _build/latex/*.pdf dist/
 
 clean:  ## remove what was built, but not .venv
 	rm -rf _build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -1,0 +1,147 @@
+"""The faults: each a mistake that somebody has made, or could make without an error message.
+
+A fault replaces one piece of the source by another. Names say what goes wrong, not where.
+"""
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """One mistake."""
+
+    module: str
+    """File of `advlib` without its suffix."""
+    name: str
+    old: str
+    """A piece that occurs exactly once in the file."""
+    new: str
+
+
+THREATS = [
+    ("eps may be negative", "math.isfinite(value) and value >= 0", "math.isfinite(value)"),
+    ("eps may be infinite", "math.isfinite(value) and value >= 0", "value >= 0"),
+    ("eps may be a truth value", "(str, bool)):  # float()", "str):  # float()"),
+    ("a mask of other values is taken as it is", "((mask == 0) | (mask == 1)).all()", "True"),
+    ("a mask is turned round", "mask = mask == 1", "mask = mask == 0"),
+    ("outside the mask stays what was there", "torch.where(mask, values, 0)", "values"),
+    ("l2 is measured as l1", '_ORDER = {"linf": math.inf, "l2": 2', '_ORDER = {"linf": math.inf, "l2": 1'),
+    ("the norm is its own dual", '_DUAL = {"linf": "l1"', '_DUAL = {"linf": "linf"'),
+    ("the l1 diameter is that of l2", '"l1": float(values)}', '"l1": math.sqrt(values)}'),
+    ("project forgets the box", "delta.clamp(-eps, eps).clamp(-x, 1 - x)", "delta.clamp(-eps, eps)"),
+    ("project forgets the ball", "delta.clamp(-eps, eps).clamp(-x, 1 - x)", "delta.clamp(-x, 1 - x)"),
+    ("the room of l1 is on the wrong side", "room = torch.where(delta > 0, 1 - x, x)\n    shrunk", "room = torch.where(delta > 0, x, 1 - x)\n    shrunk"),
+    ("l1 clips after it projects", "_threshold(delta.abs(), room, eps)", "_threshold(delta.abs(), None, eps)"),
+    ("short perturbations are stretched", "torch.where(length > eps, delta * (eps / length), delta)", "delta * (eps / length)"),
+    ("l1 forgets the sign", "return delta.sign() * (delta.abs() - _threshold(delta.abs(), None, eps))", "return (delta.abs() - _threshold(delta.abs(), None, eps))"),
+    ("noise has one sign", "draw.uniform_(-eps, eps, generator=generator), inside", "draw.uniform_(0, eps, generator=generator), inside"),
+    ("noise comes from the global state", "draw = keep(draw.normal_(generator=generator), inside)", "draw = keep(draw.normal_(), inside)"),
+    ("l2 noise lies on the sphere", "draw.flatten(1).square().sum(1) + 2 * extra", "draw.flatten(1).square().sum(1)"),
+    ("l1 noise is too short", "total = draw.flatten(1).sum(1) + extra", "total = draw.flatten(1).sum(1) + 9 * extra"),
+    ("l1 noise has one sign", "draw *= sign * per_picture(eps / total, draw)", "draw *= per_picture(eps / total, draw)"),
+    ("the steepest step goes down", "delta = eps * grad.sign()", "delta = -eps * grad.sign()"),
+    ("the steepest step leaves the box", "return delta if x is None else delta.clamp(-x, 1 - x)", "return delta"),
+    ("tiny gradients underflow", "unit = torch.where(largest > 0, grad / largest, 0)", "unit = grad"),
+    ("the l2 step is cut, not filled up", "return _scale_into_box(unit, -x, 1 - x, eps)", "return (unit * eps / per_picture(_length(unit, 'l2'), unit)).clamp(-x, 1 - x).nan_to_num()"),
+    ("l1 spends on the smallest derivative", "size.argsort(dim=1, descending=True)", "size.argsort(dim=1)"),
+    ("l1 spends the budget twice", "left = (eps - (room.cumsum(1) - room)).clamp_min(0)", "left = (2 * eps - (room.cumsum(1) - room)).clamp_min(0)"),
+    ("rounding leaves the ball", "return (inside.view(whole) - back).view(x.dtype)", "return inside"),
+    ("pixels leave the box", "inside = total.clamp(0, 1)", "inside = total"),
+    ("eps is rounded to the nearest number", "if nearest.item() > value:", "if False:"),
+    ("norms are not aimed inside", "* (1 - 32 * torch.finfo(wide).eps)", "* (1 + 64 * torch.finfo(wide).eps)"),
+    ("nothing is settled", "return _settle(x, x_adv, eps, norm) if settle else x_adv", "return x_adv"),
+    ("the sum is measured in its own dtype only", "return outside | (exact > eps * (1 - margin))", "return outside"),
+    ("the box is filled once, not until it is full", "for _ in range(8):", "for _ in range(1):"),
+    ("the level of l1 is taken too high", "level = ((weight.gather(1, last) - eps) / pieces).clamp_min(0)", "level = ((weight.gather(1, last) - eps / 2) / pieces).clamp_min(0)"),
+    ("what fits is shrunk as well", "torch.where(fits, 0, level)", "level + 1e-3"),
+]  # fmt: skip
+
+GRADIENTS = [
+    ("the margin has the wrong sign", "return others - logits.gather(1, own).squeeze(1)", "return logits.gather(1, own).squeeze(1) - others"),
+    ("the margin counts the class itself", "logits.scatter(1, own, -torch.inf).amax(1)", "logits.amax(1)"),
+    ("softmax is applied twice", "return F.cross_entropy(logits, y, reduction=\"none\")", "return F.cross_entropy(logits.softmax(1), y, reduction=\"none\")"),
+    ("a loss may be one number for all", "if value.shape != y.shape:", "if False:"),
+    ("train mode is left on", "            module.training = False\n", "            pass\n"),
+    ("the mode is not put back", "            module.training = training\n", "            pass\n"),
+    ("weights keep their gradients", "            parameter.requires_grad_(False)\n", "            pass\n"),
+    ("the model stays frozen", "            parameter.requires_grad_(True)\n", "            pass\n"),
+    ("buffers are not put back", "                    buffer.copy_(before)", "                    pass"),
+    ("a new buffer stays in the place of the old", "            place.update(held)", "            pass"),
+    ("the global random state moves", "stack.enter_context(torch.random.fork_rng(gpu, device_type=\"cuda\"))", "pass"),
+    ("it fails inside no_grad", "stack.enter_context(torch.enable_grad())", "pass"),
+    ("it fails inside inference mode", "stack.enter_context(torch.inference_mode(False))", "pass"),
+    ("the gradient is that of the mean", "torch.autograd.grad(value.sum(), x, allow_unused=True)", "torch.autograd.grad(value.mean(), x, allow_unused=True)"),
+    ("half precision is not widened", "logits = logits.to(torch.promote_types(logits.dtype, torch.float32))", "logits = logits"),
+    ("a missing gradient is silent", "    if grad is None:\n", "    if grad is None:\n        grad = torch.zeros_like(x)\n    if False:\n"),
+    ("the caller's pictures are handed on", "return value_and_gradient(model, x.clone(), y.clone(), loss)", "return value_and_gradient(model, x, y, loss)"),
+    ("a wrong name is no error", "    if isinstance(loss, str) and loss in LOSSES:\n        return LOSSES[loss]", "    return LOSSES.get(str(loss), cross_entropy)"),
+]  # fmt: skip
+
+ATTACKS = [
+    ("2/225 in place of 2/255", "    model: Model,\n    x: Tensor,\n    y: Tensor,\n    eps: float = 8 / 255,\n    *,\n    norm: str = \"linf\",\n    targeted: bool = False,", "    model: Model,\n    x: Tensor,\n    y: Tensor,\n    eps: float = 8 / 225,\n    *,\n    norm: str = \"linf\",\n    targeted: bool = False,"),
+    ("sign noise is not of full size", "torch.where(delta < 0, -eps, eps).to(x.dtype)", "delta.to(x.dtype)"),
+    ("sign noise ignores the mask", "delta = threats.keep(torch.where(delta < 0, -eps, eps).to(x.dtype), mask)", "delta = torch.where(delta < 0, -eps, eps).to(x.dtype)"),
+    ("fgsm goes down", "delta = threats.steepest(-grad if targeted else grad, eps, norm, x, mask=mask)", "delta = threats.steepest(grad if targeted else -grad, eps, norm, x, mask=mask)"),
+    ("fgsm forgets that it is targeted", "delta = threats.steepest(-grad if targeted else grad, eps, norm, x, mask=mask)", "delta = threats.steepest(grad, eps, norm, x, mask=mask)"),
+    ("fgsm ignores the mask", "grad, eps, norm, x, mask=mask)", "grad, eps, norm, x)"),
+    ("fgsm uses the wrong norm", "delta = threats.steepest(-grad if targeted else grad, eps, norm, x, mask=mask)\n        return threats.confine(x, delta, eps, norm)", "delta = threats.steepest(-grad if targeted else grad, eps, \"linf\", x, mask=mask)\n        return threats.confine(x, delta, eps, \"linf\")"),
+    ("fgsm is silent about a gradient that is not finite", "        if not grad.isfinite().all():\n            raise ModelOutputError(_NOT_FINITE)\n", ""),
+    ("fgsm leaves the box", "        return threats.confine(x, delta, eps, norm)\n\n\ndef pgd(", "        return x + eps * grad.sign()\n\n\ndef pgd("),
+    ("restarts may be the same", "if restarts > 1 and not random_start:", "if False:"),
+    ("the default step is too short", "step_size = 2.5 * eps / steps if step_size is None", "step_size = eps / steps / 4 if step_size is None"),
+    ("the step size is ignored", "step_size = 2.5 * eps / steps if step_size is None else min(step_size, 2 * across)", "step_size = 2.5 * eps / steps"),
+    ("the seed is drawn anew each time", "generator = generator or torch.Generator(x.device).manual_seed(0)", "generator = generator or torch.Generator(x.device).manual_seed(torch.Generator().seed())"),
+    ("the generator is ignored", "generator = generator or torch.Generator(x.device).manual_seed(0)", "generator = torch.Generator(x.device).manual_seed(0)"),
+    ("there is no random start", "start = ball.random_point(generator) if random_start else ball.x", "start = ball.x"),
+    ("every start is random", "start = ball.random_point(generator) if random_start else ball.x", "start = ball.random_point(generator)"),
+    ("only the first restart counts", "for restart in range(restarts):", "for restart in range(1):"),
+    ("targeted climbs", "return -value if self.targeted else value", "return value"),
+    ("the goal is always to leave the class", "return (logits.argmax(1) == y) == self.targeted", "return logits.argmax(1) != y"),
+    ("a step goes down", "moved = torch.add(x_adv, ascent.sign(), alpha=self.step_size)", "moved = torch.add(x_adv, ascent.sign(), alpha=-self.step_size)"),
+    ("a step has the size of the gradient", "moved = torch.add(x_adv, ascent.sign(), alpha=self.step_size)", "moved = torch.add(x_adv, ascent, alpha=self.step_size)"),
+    ("a step leaves the ball", "return torch.clamp(moved, self.low, self.high)", "return moved.clamp(0, 1)"),
+    ("a step ignores the mask", "ascent = threats.keep(ascent, self.mask)", "pass"),
+    ("l1 steps forget the room", "room = x_adv if self.norm == \"l1\" else None", "room = None"),
+    ("each step begins at the picture", "moved = (x_adv - self.x) + threats.steepest", "moved = threats.steepest"),
+    ("the last point counts, not the best", "better = (success & ~held) | ((success == held) & (score > before))", "better = torch.ones_like(success)"),
+    ("the loss counts more than success", "better = (success & ~held) | ((success == held) & (score > before))", "better = score > before"),
+    ("the worst is kept", "(score > before))\n", "(score < before))\n"),
+    ("NaN passes for a result", "        if not self.finite:\n            raise ModelOutputError(_NOT_FINITE)\n", ""),
+    ("one step too few", "    for step in range(steps + 1):", "    for step in range(steps):"),
+    ("the last point is never measured", "        if step == steps:\n            return\n", "        if step == steps - 1:\n            return\n"),
+    ("early stop takes the fooled for the others", "keep = (~reached).nonzero().squeeze(1)", "keep = reached.nonzero().squeeze(1)"),
+    ("early stop mixes up the labels", "x_adv[keep], y[keep], ball.of(keep)", "x_adv[keep], y[: len(keep)], ball.of(keep)"),
+    ("early stop begins with the fooled", "rows = (~visit.best.success).nonzero().squeeze(1)", "rows = visit.best.success.nonzero().squeeze(1)"),
+    ("nobody hears of the steps", "        if self.on_step is not None:\n            self.on_step(self.restart, step, x_adv, value)\n", ""),
+    ("the caller's labels are used in place", "        y = y.clone()\n        ball", "        ball"),
+]  # fmt: skip
+
+EVALUATION = [
+    ("the interval is the textbook's", "share * (1 - share) / total + z**2 / (4 * total**2)", "share * (1 - share) / total"),
+    ("the interval is one-sided", "NormalDist().inv_cdf((1 + confidence) / 2)", "NormalDist().inv_cdf(confidence)"),
+    ("rounding shifts the ends", "low = 0.0 if count == 0 else centre - half", "low = centre - half"),
+    ("counts may exceed the total", "if not 0 <= count <= total:", "if count < 0:"),
+    ("labels are shuffled", "right.append(logits.argmax(1) == labels)", "right.append(logits.argmax(1) == labels.flip(0))"),
+    ("wrong answers are counted", "right.append(logits.argmax(1) == labels)", "right.append(logits.argmax(1) != labels)"),
+    ("the attack is forgotten", "shown = part if attack is None else attack(model, part, labels)", "shown = part"),
+    ("the last batch is left out", "for part, labels in _progress(batches, progress):", "for part, labels in _progress(batches[:-1] or batches, progress):"),
+    ("labels nobody knows are wrong answers", "        check_logits(logits, part, labels)\n        right", "        right"),
+    ("predict leaves train mode on", "with undisturbed(model, x.device), torch.no_grad():", "with torch.no_grad():"),
+    ("predict keeps a graph", "with undisturbed(model, x.device), torch.no_grad():", "with undisturbed(model, x.device):"),
+    ("predict hands on the caller's pictures", "logits = model(part.clone())  # a model may normalise in place", "logits = model(part)"),
+    ("every budget is the last", "def at_eps(model: Any, x: Tensor, y: Tensor, eps: float = eps)", "def at_eps(model: Any, x: Tensor, y: Tensor, eps: float = budgets[-1])"),
+    ("the curve is never cumulative", "right if so_far is None or not cumulative else so_far & right", "right"),
+    ("the curve is always cumulative", "right if so_far is None or not cumulative else so_far & right", "right if so_far is None else so_far & right"),
+    ("budgets may come in any order", "if cumulative and budgets != sorted(budgets):", "if False:"),
+]  # fmt: skip
+
+FAULTS = [
+    Fault(module, *fault)
+    for module, faults in {
+        "threats": THREATS,
+        "gradients": GRADIENTS,
+        "attacks": ATTACKS,
+        "evaluation": EVALUATION,
+    }.items()
+    for fault in faults
+]
+"""All of them; each is put in alone."""

@@ -1,0 +1,205 @@
+"""Would `make test` notice? Damaged lessons and pages, and the test that each of them must fail."""
+
+import copy
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+ROOT = Path(__file__).parents[1]
+LESSON = ROOT / "notebooks" / "01-see-it-happen.ipynb"
+
+
+def run(folder: Path, *arguments: str) -> str:
+    """Run pytest in `folder`; what it said, one line for each failure."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rf", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr  # the tests could be run
+    return done.stdout
+
+
+def failures(said: str) -> set[str]:
+    """Each failed test, as ``name[parameter]``."""
+    return set(re.findall(r"(?m)^FAILED [^\n]*?::(\S+)", said))
+
+
+def course(folder: Path, *tests: str) -> Path:
+    """A folder with some of this book's tests and what they import."""
+    (folder / "tests").mkdir(parents=True)
+    for name in ("conftest.py", *tests):
+        shutil.copy(ROOT / "tests" / name, folder / "tests")
+    shutil.copytree(
+        ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("vendor", "__pycache__")
+    )
+    shutil.copytree(ROOT / "advlib" / "widgets", folder / "advlib" / "widgets")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    (folder / "notebooks").mkdir()
+    return folder
+
+
+# -- lessons, as they are stored -------------------------------------------------------------------
+
+Lesson = dict[str, Any]
+
+
+def _outputs(lesson: Lesson, kind: str) -> list[dict[str, Any]]:
+    return [
+        cell
+        for cell in lesson["cells"]
+        if any(kind in output.get("data", {}) for output in cell.get("outputs", []))
+    ]
+
+
+def cleared_output(lesson: Lesson) -> None:
+    cell = next(c for c in lesson["cells"] if "print(" in "".join(c["source"]) and c.get("outputs"))
+    cell["outputs"] = []
+
+
+def all_cleared(lesson: Lesson) -> None:
+    for cell in lesson["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"], cell["execution_count"] = [], None
+
+
+def deleted_figure(lesson: Lesson) -> None:
+    _outputs(lesson, "image/png")[0]["outputs"] = []
+
+
+def picture_without_words(lesson: Lesson) -> None:
+    cell = next(c for c in _outputs(lesson, "image/png") if "plots.show(" in "".join(c["source"]))
+    for output in cell["outputs"]:
+        output["metadata"] = {}
+
+
+def swallowed_exception(lesson: Lesson) -> None:
+    cell = next(c for c in lesson["cells"] if c.get("outputs"))
+    cell["outputs"] = [
+        {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": ["no"]}
+    ]
+
+
+def stored_warning(lesson: Lesson) -> None:
+    cell = next(c for c in lesson["cells"] if c.get("outputs"))
+    cell["outputs"].append({"output_type": "stream", "name": "stderr", "text": ["Warning"]})
+
+
+def stored_path(lesson: Lesson) -> None:
+    cell = next(c for c in lesson["cells"] if c.get("outputs"))
+    text = ["/home/somebody/course/lesson.py"]
+    cell["outputs"].append({"output_type": "stream", "name": "stdout", "text": text})
+
+
+def heavy_explorer(lesson: Lesson) -> None:
+    state = lesson["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    model = next(m for m in state.values() if m["state"].get("kind") == "explorer")
+    model["state"]["data"] = "x" * 1_600_000
+
+
+NOTICED: dict[Callable[[Lesson], None], str] = {
+    cleared_output: "test_what_a_cell_shows_is_stored",
+    all_cleared: "test_every_code_cell_has_been_executed_in_order",
+    deleted_figure: "test_what_a_cell_shows_is_stored",
+    picture_without_words: "test_every_picture_has_its_text",
+    swallowed_exception: "test_no_error_is_stored_unless_announced",
+    stored_warning: "test_no_complaint_and_no_progress_bar_is_stored",
+    stored_path: "test_no_path_of_a_machine_is_stored",
+    heavy_explorer: "test_the_stored_explorers_are_light",
+}
+
+
+@pytest.fixture(scope="module")
+def of_lessons(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The failures of an intact lesson and of one copy for each damage, in one run."""
+    folder = course(tmp_path_factory.mktemp("lessons"), "test_notebooks.py")
+    whole = json.loads(LESSON.read_text(encoding="utf-8"))
+    (folder / "notebooks" / "01-intact.ipynb").write_text(json.dumps(whole), encoding="utf-8")
+    for damage in NOTICED:
+        lesson = copy.deepcopy(whole)
+        damage(lesson)
+        path = folder / "notebooks" / f"01-{damage.__name__}.ipynb"
+        path.write_text(json.dumps(lesson), encoding="utf-8")
+    return failures(run(folder, "tests/test_notebooks.py"))
+
+
+def test_the_intact_lesson_passes(of_lessons: set[str]) -> None:
+    assert not [name for name in of_lessons if "01-intact" in name]
+
+
+@pytest.mark.parametrize("damage", NOTICED, ids=lambda damage: damage.__name__)
+def test_a_damaged_lesson_fails(damage: Callable, of_lessons: set[str]) -> None:
+    assert any(
+        name.startswith(NOTICED[damage]) and damage.__name__ in name for name in of_lessons
+    ), of_lessons
+
+
+# -- lessons, as they run --------------------------------------------------------------------------
+
+
+def _small(source: str, said: str | None = None) -> nbformat.NotebookNode:
+    outputs = [] if said is None else [new_output("stream", name="stdout", text=said)]
+    return new_notebook(cells=[new_code_cell(source, outputs=outputs, execution_count=1)])
+
+
+BROKEN_WIDGET = """
+from advlib import widgets
+
+def compute(k):
+    raise ValueError("the callback is broken")
+
+widgets.explorer(compute, [widgets.slider("k", [0, 1])], title="t", alt="a")
+"""
+
+
+def test_nbval_notices_what_is_not_as_stored(tmp_path: Path) -> None:
+    lessons = {
+        "intact": _small("print(1 + 1)", "2\n"),
+        "edited": _small("print(1 + 1)", "3\n"),
+        "raises": _small("print(2)\nassert 1 + 1 == 3", "2\n"),
+        "widget": _small(BROKEN_WIDGET),
+    }
+    for name, lesson in lessons.items():
+        nbformat.write(lesson, tmp_path / f"{name}.ipynb")
+    said = run(tmp_path, "--nbval", "--nbval-current-env", ".")
+    failed = set(re.findall(r"(?m)^FAILED (\w+)\.ipynb", said))
+    assert failed == {"edited", "raises", "widget"}, said
+
+
+# -- pages -----------------------------------------------------------------------------------------
+
+PAGE = '<!DOCTYPE html><html><body><h1 id="top">Page</h1>{}</body></html>'
+PAGES = {
+    "intact": '<a href="intact.html#top">here</a><a href="https://example.org">there</a>',
+    "foreign": '<script src="https://cdn.example.org/script.js"></script>',
+    "slashes": '<link rel="stylesheet" href="//fonts.example.org/font.css">',
+    "image": '<img src="http://example.org/picture.png">',
+    "dead": '<a href="nowhere.html">nowhere</a>',
+    "anchor": '<a href="intact.html#nowhere">nowhere</a>',
+}
+
+
+def test_a_foreign_host_and_a_dead_link_are_noticed(tmp_path: Path) -> None:
+    folder = course(tmp_path / "course", "test_book.py")
+    html = folder / "_build" / "html"
+    (html / "_static" / "mathjax").mkdir(parents=True)
+    for name, body in PAGES.items():
+        (html / f"{name}.html").write_text(PAGE.format(body), encoding="utf-8")
+    failed = failures(run(folder, "tests/test_book.py", "-k", "foreign_host or inside_the_book"))
+    for name in ("foreign", "slashes", "image"):
+        assert f"test_no_page_names_a_foreign_host_to_load_from[{name}.html]" in failed
+    for name in ("dead", "anchor"):
+        assert f"test_every_link_inside_the_book_arrives[{name}.html]" in failed
+    assert not [name for name in failed if "intact" in name]
