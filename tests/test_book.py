@@ -1,6 +1,8 @@
 """The built book against its sources: links, hosts, figures, addresses; and a strict build."""
 
 import base64
+import hashlib
+import html
 import json
 import os
 import re
@@ -14,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import cover
 import page_address
 import page_assets
+import page_policy
 import page_repairs
 import pytest
 
@@ -53,6 +56,39 @@ def test_no_page_names_a_foreign_host_to_load_from(page: Path) -> None:
             if name == "link" and NAMES & set(element.get("rel", [])):
                 continue
             assert not re.match(r"(?:\w+:)?//", target), f"{name} loads {target}"
+
+
+@built
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(HTML).as_posix())
+def test_every_page_says_what_it_may_run(page: Path) -> None:
+    if soup(page).head is None:
+        return  # the front door: one line that leads to the welcome page
+    rules = soup(page).select('head > meta[http-equiv="Content-Security-Policy"]')
+    assert len(rules) == 1
+    text = rules[0]["content"]
+    assert "default-src 'self'" in text and "object-src 'none'" in text
+    code = re.search(r"script-src ([^;]*)", text)[1]
+    assert "'unsafe-inline'" not in code and "'unsafe-eval'" not in code
+    # Written last: whatever the page runs is named as it stands there.
+    written = page.read_text(encoding="utf-8")
+    bare = re.sub(r"\s*<meta http-equiv=.Content-Security-Policy[^>]*>", "", written)
+    assert page_policy.policy(bare) == html.unescape(text)
+
+
+def test_a_policy_names_scripts_and_handlers_by_their_hashes() -> None:
+    page = (
+        "<html><head><meta charset='utf-8'><script>one()</script>"
+        "<script type='application/json'>{}</script></head>"
+        '<body><button onclick="two(&quot;x&quot;)">b</button></body></html>'
+    )
+    guarded = page_policy.guarded(page)
+    assert page_policy.guarded(guarded) == guarded
+
+    def named(script: str) -> bool:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        return f"'sha256-{digest}'" in guarded
+
+    assert named("one()") and named('two("x")') and not named("{}")
 
 
 @built
