@@ -224,6 +224,9 @@ def test_a_fork_launches_the_fork(tmp_path: Path) -> None:
     assert launch in page
     assert "https://someone.github.io/fork/" in page
     assert (tmp_path / "_build" / "html" / "sitemap.xml").exists()
+    assert "https://someone.github.io/fork/_static/cover.png" in page
+    missing = (tmp_path / "_build" / "html" / "404.html").read_text(encoding="utf-8")
+    assert 'href="https://someone.github.io/fork/book/index.html"' in missing
 
 
 def test_a_dead_reference_ends_the_build(tmp_path: Path) -> None:

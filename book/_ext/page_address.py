@@ -85,6 +85,9 @@ def set_addresses(app: Sphinx, config: Config) -> None:
     if urlsplit(url).hostname == "github.com":
         options["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
     config.html_baseurl = config.ogp_site_url = site(url)
+    if site(url):  # what a link to the book shows elsewhere; it needs a full address
+        config.ogp_image = "_static/cover.png"
+        config.ogp_image_alt = "A stop sign, the same with noise, and the same under attack"
     config.sitemap_url_scheme = "{link}"
     config.sitemap_show_lastmod = False
 

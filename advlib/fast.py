@@ -1,0 +1,286 @@
+r"""The same attack in less time: a copy of the model that answers the same and waits less.
+
+An attack spends nearly all its time inside the model, forward and backward. `accelerated` makes a
+copy that gives the same logits and input gradients up to float32 rounding, and that every attack
+takes in place of the model:
+
+- *batch norm folded*: in eval mode a batch norm is a fixed scale and shift, so the convolution
+  before it can do its work (Jacob et al. 2018, section 3.2);
+- *channels last*: pixels of one place lie side by side in memory, as fast convolutions want them;
+- *one part of the batch for each core*: two halves on one core each beat one batch on two cores,
+  because no layer has to wait for the slower core.
+
+What cannot be rewritten is left as it is, and said so once.
+"""
+
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from threading import Barrier
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from advlib.contracts import check_device, check_logits, check_pictures, check_steps
+from advlib.errors import InputError
+from advlib.gradients import undisturbed
+
+TOLERANCE = 1e-3
+"""Largest difference of logits, in parts of their spread, that counts as rounding."""
+
+
+def accelerated(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    threads: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """A copy of `model` that computes the same logits and input gradients in less time.
+
+    The copy holds the weights of this moment, frozen, in eval mode. Attack it, and measure the
+    result on `model` itself if a picture on the edge of a decision matters.
+
+    Parameters
+    ----------
+    model
+        Classifier from pixels in [0, 1] to logits (n, classes).
+    x
+        A few pictures, shape (n, c, h, w), on which the copy is compared with `model`.
+    threads
+        CPU only: into how many parts a batch is divided, each on one core. None: as many as torch
+        uses now. 1: the batch stays whole.
+    dtype
+        ``torch.bfloat16`` or ``torch.float16``: convolutions and matrix products in this dtype.
+        It is faster where the processor knows it, and changes the result: about three digits
+        remain. None: the model's own.
+
+    Returns
+    -------
+    nn.Module
+        To be used in place of `model` in any attack.
+
+    Raises
+    ------
+    PixelError, DeviceError, ModelOutputError, ThreatError
+        An argument, or what the model makes of it, cannot be used.
+    InputError
+        `model` is not a module, or `dtype` is no half precision.
+
+    Warns
+    -----
+    UserWarning
+        Something could not be rewritten: why, and what the copy does instead.
+
+    References
+    ----------
+    Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference", section 3.2 (folding batch norm).
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model is a {type(model).__name__}; a torch module is expected, whose layers can be "
+            "rewritten. Attack a plain function as it is."
+        )
+    if dtype not in (None, torch.bfloat16, torch.float16):
+        raise InputError(f"dtype is {dtype}; torch.bfloat16, torch.float16 or None is expected.")
+    threads = check_steps("threads", torch.get_num_threads() if threads is None else threads)
+    x = check_pictures(x)
+    check_device(model, x)
+    with undisturbed(model, x.device), torch.no_grad():
+        wanted = model(x.clone())
+        check_logits(wanted, x)
+        again = model(x.clone())
+        if _differs(again, wanted):
+            warnings.warn(
+                "the model is random: two calls differ. Its copy is left as it is.", stacklevel=2
+            )
+            return _copy(model)
+        fast = _rewritten(model, x, wanted)
+        if dtype is not None:
+            fast = _Half(fast, dtype)
+        if x.device.type == "cpu" and threads > 1 and len(x) > 0:
+            fast = _in_parts(fast, x, threads)
+    return fast
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def _differs(logits: Tensor, wanted: Tensor) -> bool:
+    if logits.shape != wanted.shape:
+        return True
+    if wanted.numel() == 0:
+        return False
+    spread = float((wanted.amax() - wanted.amin()).clamp_min(torch.finfo(wanted.dtype).tiny))
+    return not float((logits - wanted).abs().amax()) <= TOLERANCE * spread
+
+
+def _rewritten(model: nn.Module, x: Tensor, wanted: Tensor) -> nn.Module:
+    """Channels last, with batch norms folded where that gives the same logits."""
+    plain = _ChannelsLast(_copy(model)) if x.ndim == 4 else _copy(model)
+    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        return plain
+    try:
+        folded = folded_batch_norms(model)
+        folded = _ChannelsLast(folded) if x.ndim == 4 else folded
+        if not _differs(folded(x.clone()), wanted):
+            return folded
+        why = "the folded copy gives other logits"
+    except Exception as error:  # noqa: BLE001  torch.fx raises many kinds
+        why = str(error).split("\n")[0][:120]
+    warnings.warn(f"batch norms are not folded: {why}.", stacklevel=3)
+    return plain
+
+
+def folded_batch_norms(model: nn.Module) -> nn.Module:
+    r"""A copy of `model` in eval mode, each batch norm absorbed by the convolution before it.
+
+    .. math:: \gamma \frac{(w * x + b) - \mu}{\sqrt{\sigma^2 + \varepsilon}} + \beta
+              = \left(\tfrac{\gamma w}{\sqrt{\sigma^2 + \varepsilon}}\right) * x + b'
+
+    Raises
+    ------
+    InputError
+        The model cannot be traced (its code branches on values), or has hooks, which a traced
+        copy would lose.
+    """
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        raise InputError("the model has hooks, which a rewritten copy would lose")
+    traced = fx.symbolic_trace(_copy(model))
+    layers = dict(traced.named_modules())
+    for node in list(traced.graph.nodes):
+        before = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module":
+            continue
+        conv, norm = layers[str(before.target)], layers[str(node.target)]
+        used_once = len(before.users) == 1 and _calls(traced, str(before.target)) == 1
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and used_once:
+            if norm.running_mean is None or _calls(traced, str(node.target)) > 1:
+                continue
+            _put(traced, str(before.target), fuse_conv_bn_eval(conv, norm))
+            node.replace_all_uses_with(before)
+            traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced.eval().requires_grad_(False)
+
+
+def _calls(traced: fx.GraphModule, target: str) -> int:
+    """How often a layer is used; a shared one must stay as it is."""
+    return sum(node.op == "call_module" and node.target == target for node in traced.graph.nodes)
+
+
+def _put(traced: fx.GraphModule, target: str, layer: nn.Module) -> None:
+    parent, _, name = target.rpartition(".")
+    setattr(traced.get_submodule(parent), name, layer)
+
+
+class _ChannelsLast(nn.Module):
+    """The model with weights and pictures in the order that fast convolutions want."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self.model(x)
+
+
+class _Half(nn.Module):
+    """The model under autocast; logits come back in the dtype of the pictures."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, self.dtype):
+            return self.model(x).to(x.dtype)
+
+
+# -- one part of the batch for each core -----------------------------------------------------------
+
+
+def _in_parts(model: nn.Module, x: Tensor, threads: int) -> nn.Module:
+    """`model` over several threads, if a picture's logits do not depend on the others."""
+    whole, parts = model(x.clone()), _Parts(model, threads)
+    # Half precision is compared with itself: only the division is in question.
+    if _differs(parts(x.clone()), whole):
+        warnings.warn(
+            "the batch is not divided: the logits of a picture depend on the others.", stacklevel=3
+        )
+        return model
+    return parts
+
+
+class _Parts(nn.Module):
+    """The batch in equal parts, each on a core of its own, forward and backward."""
+
+    def __init__(self, model: nn.Module, threads: int) -> None:
+        super().__init__()
+        self.model, self.threads = model, threads
+        self._pool = _single_core_pool(threads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) < 2 * self.threads:
+            return self.model(x)
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return torch.cat(self.each(self.model, self.split(x)))
+        return _Divided.apply(x, self)
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        return list(x.split(math.ceil(len(x) / self.threads)))
+
+    def each(self, function: Callable[..., Any], *lists: list[Any]) -> list[Any]:
+        """Call `function` on each part at the same time, in the caller's modes."""
+        grad, half = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+        kind = torch.get_autocast_dtype("cpu")
+
+        def work(*parts: Any) -> Any:
+            cast = torch.autocast("cpu", kind) if half else nullcontext()
+            with torch.inference_mode(False), torch.set_grad_enabled(grad), cast:
+                return function(*parts)
+
+        return list(self._pool.map(work, *lists))
+
+
+class _Divided(torch.autograd.Function):
+    """Forward and backward of each part on its own thread; the parts meet in between."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, parts: _Parts) -> Tensor:
+        def run(part: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                leaf = part.detach().requires_grad_()
+                return leaf, parts.model(leaf)
+
+        ctx.done, ctx.parts = parts.each(run, parts.split(x)), parts
+        return torch.cat([logits.detach() for _, logits in ctx.done])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        def run(done: tuple[Tensor, Tensor], upper: Tensor) -> Tensor:
+            leaf, logits = done
+            return torch.autograd.grad(logits, leaf, upper)[0]
+
+        sizes = [len(leaf) for leaf, _ in ctx.done]
+        return torch.cat(ctx.parts.each(run, ctx.done, list(grad.split(sizes)))), None
+
+
+def _single_core_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads whose own operations use one core; the caller's setting stays as it is."""
+    before = torch.get_num_threads()
+    ready = Barrier(threads)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    list(pool.map(lambda _: ready.wait(), range(threads)))  # each thread has begun
+    torch.set_num_threads(before)
+    return pool

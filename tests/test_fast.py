@@ -1,0 +1,229 @@
+"""The accelerated copy: the same answers as the model, and nothing of the caller changed."""
+
+import warnings
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import advlib
+from advlib.errors import DeviceError, InputError, PixelError
+from advlib.fast import accelerated, folded_batch_norms
+
+RANDOM_STATE_IS_WATCHED = True
+
+
+def seeded(build, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.running_mean)
+                nn.init.uniform_(module.running_var, 0.5, 2)
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.bias)
+    return model
+
+
+class Residual(nn.Module):
+    """A convolution whose result is used twice, and one that is used in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+        self.twice = nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.shared = nn.Conv2d(8, 8, 1)
+        self.one, self.two = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        z = self.twice(x)
+        x = (self.norm(z) + z).relu()
+        x = self.one(self.shared(x)) + self.two(self.shared(x.tanh()))
+        return self.head(x.mean((2, 3)))
+
+
+class Branching(nn.Module):
+    """Python decides by the values: it cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.norm(self.conv(x))
+        return (z if z.sum() > 0 else -z).mean((2, 3))
+
+
+class OfTheBatch(nn.Module):
+    """Logits that depend on the other pictures of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.mean((2, 3)) - 10 * x.mean((0, 2, 3)))
+
+
+class Random(nn.Module):
+    """A defence that draws anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer((x + torch.rand_like(x)).mean((2, 3)))
+
+
+def pictures(n: int = 9, seed: int = 0) -> Tensor:
+    return torch.rand(n, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+
+
+def quiet(model: nn.Module, x: Tensor, **settings) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return accelerated(model, x, **settings)
+
+
+def same(model: nn.Module, fast: nn.Module, x: Tensor) -> None:
+    y = torch.arange(len(x)) % 5
+    ours, theirs = (advlib.input_gradient(m, x, y) for m in (fast, model))
+    torch.testing.assert_close(ours.logits, theirs.logits, rtol=1e-4, atol=1e-5)
+    scale = theirs.grad.abs().max()
+    torch.testing.assert_close(ours.grad / scale, theirs.grad / scale, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@given(seed=st.integers(0, 2**16), n=st.integers(1, 13))
+def test_logits_and_gradients_are_those_of_the_model(threads: int, seed: int, n: int) -> None:
+    model = seeded(Residual, seed).eval()
+    x = pictures(n, seed)
+    same(model, quiet(model, x, threads=threads), x)
+
+
+@pytest.mark.parametrize("name", ["signs-standard", "signs-cnn", "signs-vit", "signs-mlp"])
+def test_the_lesson_models_are_accelerated_without_a_word(name: str) -> None:
+    model = advlib.models.load(name)
+    x, y = advlib.data.signs.render(6, seed=1)
+    fast = quiet(model, x, threads=2)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-3, atol=1e-3)
+    x_adv = advlib.pgd(fast, x, y, 4 / 255, steps=3)
+    assert advlib.threats.norm(x_adv - x).max() <= 4 / 255
+
+
+def test_batch_norms_are_gone_where_they_can_be_folded() -> None:
+    folded = folded_batch_norms(seeded(Residual))
+    left = [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(left) == 3  # behind a result used twice, and behind a layer used twice
+
+
+def test_the_division_has_the_same_answer_under_no_grad_inference_mode_and_autocast() -> None:
+    model = seeded(Residual).eval()
+    x = pictures(8)
+    whole, parts = accelerated(model, x, threads=1), accelerated(model, x, threads=2)
+    with torch.no_grad():
+        torch.testing.assert_close(parts(x), whole(x))
+        assert not parts(x).requires_grad
+    with torch.inference_mode():
+        torch.testing.assert_close(parts(x), whole(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert parts(x).dtype == whole(x).dtype
+        torch.testing.assert_close(parts(x), whole(x), rtol=0.05, atol=0.05)
+
+
+def test_half_precision_only_on_request() -> None:
+    model = seeded(Residual).eval()
+    x = pictures(8)
+    fast = accelerated(model, x, dtype=torch.bfloat16, threads=2)
+    assert fast(x).dtype == x.dtype
+    torch.testing.assert_close(fast(x), model(x), rtol=0.1, atol=0.1)
+    assert not torch.equal(fast(x), accelerated(model, x, threads=2)(x))
+
+
+def test_what_cannot_be_traced_is_said_once_and_still_right() -> None:
+    model = seeded(Branching).eval()
+    x = pictures()
+    with pytest.warns(UserWarning, match="batch norms are not folded") as said:
+        fast = accelerated(model, x, threads=1)
+    assert len(said) == 1
+    same(model, fast, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fast(x)
+
+
+def test_hooks_are_kept_not_traced_away() -> None:
+    model = seeded(Residual).eval()
+    seen: list[int] = []
+    model.one.register_forward_hook(lambda *_: seen.append(1))
+    with pytest.warns(UserWarning, match="hooks"):
+        fast = accelerated(model, pictures(), threads=1)
+    seen.clear()
+    fast(pictures())
+    assert seen
+
+
+def test_a_batch_that_belongs_together_is_not_divided() -> None:
+    model = seeded(OfTheBatch).eval()
+    x = pictures(8)
+    with pytest.warns(UserWarning, match="not divided"):
+        fast = accelerated(model, x, threads=2)
+    same(model, fast, x)
+
+
+def test_a_random_model_is_left_as_it_is() -> None:
+    with pytest.warns(UserWarning, match="random"):
+        fast = accelerated(seeded(Random), pictures(), threads=2)
+    assert isinstance(fast, Random)
+
+
+def test_nothing_of_the_caller_changes_and_no_weight_gets_a_gradient() -> None:
+    model = seeded(Residual).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    threads = torch.get_num_threads()
+    x = pictures(8)
+    fast = accelerated(model, x, threads=2)
+    advlib.pgd(fast, x, torch.zeros(8, dtype=torch.long), steps=2)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+    assert all(p.grad is None for p in [*model.parameters(), *fast.parameters()])
+    assert not any(p.requires_grad for p in fast.parameters())
+    for name, value in model.state_dict().items():
+        assert value.equal(before[name])
+    assert torch.get_num_threads() == threads
+
+
+def test_the_copy_is_of_this_moment() -> None:
+    model = seeded(Residual).eval()
+    x = pictures(8)
+    fast = accelerated(model, x)
+    logits = fast(x)
+    with torch.no_grad():
+        model.head.bias.add_(1)
+    assert fast(x).equal(logits)
+
+
+def test_an_error_inside_a_thread_arrives() -> None:
+    model = seeded(Residual).eval()
+    fast = accelerated(model, pictures(8), threads=2)
+    with pytest.raises(RuntimeError):
+        fast(torch.rand(8, 4, 12, 12, generator=torch.Generator()))
+
+
+def test_what_cannot_be_used_is_refused() -> None:
+    model = seeded(Residual)
+    with pytest.raises(InputError, match="plain function"):
+        accelerated(lambda x: x.mean((2, 3)), pictures())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="bfloat16"):
+        accelerated(model, pictures(), dtype=torch.float64)
+    with pytest.raises(PixelError):
+        accelerated(model, 2 * pictures())
+    with pytest.raises(advlib.errors.ThreatError):
+        accelerated(model, pictures(), threads=0)
+    assert issubclass(DeviceError, advlib.AdvlibError)
