@@ -12,6 +12,7 @@ The floors of the package, from the ground up; imports run downward only:
 
 from advlib import data, models, threats
 from advlib.attacks import fgsm, noise, pgd
+from advlib.auditing import audit
 from advlib.device import best_device
 from advlib.errors import (
     AdvlibError,
@@ -40,6 +41,7 @@ __all__ = [
     "ThreatError",
     "WeightsError",
     "accuracy",
+    "audit",
     "best_device",
     "data",
     "fgsm",

@@ -2,6 +2,7 @@
 
 python -m advlib train NAME     train a model from nothing and write its weights
 python -m advlib measure NAME   attack it on held-out pictures and write its model card
+python -m advlib audit ...      attack any model in every way at hand, write a robustness card
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 
 from advlib import recipes
+from advlib.auditing import cli
 from advlib.errors import AdvlibError
 from advlib.models import lesson
 
@@ -23,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
+        if options.command == "audit":
+            return cli.run(options)
         path = _train(options) if options.command == "train" else _measure(options)
     except AdvlibError as error:
         print(f"advlib: {error}", file=sys.stderr)
@@ -41,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(command, help=words, description=words)
         sub.add_argument("name", help=f"one of: {', '.join(recipes.RECIPES)}")
         sub.add_argument("--threads", type=int, help="CPU threads; weights depend on them slightly")
+    cli.add_parser(commands)
     return parser
 
 

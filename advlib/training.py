@@ -1,4 +1,4 @@
-r"""Training, with the attack as an argument.
+r"""Training, with the attack and the objective as arguments.
 
 Standard training minimises the average loss on the pictures as they are; adversarial training
 (Madry et al. 2018) minimises it on what an attacker makes of them:
@@ -6,7 +6,8 @@ Standard training minimises the average loss on the pictures as they are; advers
 .. math:: \min_\theta \; \mathbb{E}_{(x, y)} \max_{\|\delta\| \le \epsilon}
           \ell(f_\theta(x + \delta), y)
 
-The inner maximum is the only difference, so here it is one argument, `perturb`.
+The inner maximum is the only difference, so here it is one argument, `perturb`. What is minimised
+is another, `objective`: the cross-entropy, or one of `advlib.objectives`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advlib import threats
 from advlib.attacks import noise, pgd
-from advlib.contracts import check_pictures, check_steps
+from advlib.contracts import Model, check_pictures, check_steps
 from advlib.errors import InputError, LabelError
+from advlib.gradients import input_gradient
+from advlib.objectives import Objective, cross_entropy
 
 Perturb = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """``perturb(model, x, y) -> x_adv``, for instance ``lambda m, x, y: pgd(m, x, y, 4 / 255)``."""
@@ -48,6 +51,7 @@ def train(
     y: Tensor,
     *,
     perturb: Perturb | None = None,
+    objective: Objective = cross_entropy,
     epochs: int = 10,
     batch_size: int = 64,
     lr: float = 0.2,
@@ -76,6 +80,9 @@ def train(
         True classes, int64.
     perturb : callable, optional
         ``perturb(model, x, y) -> x_adv``. None trains on the pictures as they are.
+    objective : callable
+        ``objective(model, x, y) -> logits, loss`` on the batch as `perturb` left it, with the
+        model in train mode; for instance ``partial(label_smoothing, share=0.1)``.
     epochs, batch_size : int
         Passes over the data, and pictures a step. What does not fill a batch is left out.
     lr, momentum, weight_decay : float
@@ -102,7 +109,8 @@ def train(
     Raises
     ------
     InputError
-        Fewer pictures than a batch, a setting out of its range, or a frozen model.
+        Fewer pictures than a batch, a setting out of its range, a frozen model, or an objective
+        whose loss is not one number.
     LabelError
         Not one label for each picture.
 
@@ -131,7 +139,7 @@ def train(
         batch = batch if perturb is None else perturb(model, batch, labels)
         for group in optimizer.param_groups:
             group["lr"] = lr * schedule(step / steps, warmup)
-        seen.append(_step(model, optimizer, batch, labels))
+        seen.append(_step(model, optimizer, batch, labels, objective))
         if averaged is not None and average is not None:
             _blend(averaged, model, min(average, (step + 1) / (step + 10)))
         if len(seen) == steps // epochs:
@@ -143,6 +151,67 @@ def train(
         model.load_state_dict(averaged.state_dict())
     model.train(was_training)
     return history
+
+
+def fast_fgsm(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    start: float = 1.0,
+    step: float = 1.25,
+    project: bool = True,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""One step from a random point of the ball: adversarial training at the price of two passes.
+
+    .. math:: x_{adv} = \Pi\left(x + \eta + \alpha\,
+              \mathrm{sign}\, \nabla_x\, \ell(f(x + \eta), y)\right), \qquad
+              \eta \sim \mathrm{uniform}[-k\epsilon, k\epsilon]
+
+    For training, not for judging: a single step says little about what an attacker can do.
+
+    Parameters
+    ----------
+    model, x, y
+        As for `advlib.fgsm`.
+    eps : float
+        Budget in the L-infinity norm, in units of pixels.
+    start, step : float
+        Reach :math:`k` of the random start and length :math:`\alpha` of the step, both in units of
+        `eps`. Wong et al. take 1 and 1.25, de Jorge et al. 2 and 1.
+    project : bool
+        True: back into the ball (Wong et al.). False: only into [0, 1] (de Jorge et al.), so that
+        the result may lie up to ``(start + step) * eps`` away.
+    generator : torch.Generator, optional
+        For the start; training passes one that goes on. None starts at the same place each time.
+
+    Returns
+    -------
+    Tensor (n, c, h, w)
+        The pictures to train on, in [0, 1].
+
+    Raises
+    ------
+    InputError
+        A negative `start` or `step`.
+    PixelError, LabelError, DeviceError, ThreatError, ModelOutputError
+        As for `advlib.fgsm`.
+
+    References
+    ----------
+    Wong, Rice & Kolter (2020), Fast is Better than Free: Revisiting Adversarial Training, ICLR,
+    algorithm 3. de Jorge et al. (2022), Make Some Noise: Reliable and Efficient Single-Step
+    Adversarial Training, NeurIPS (the noise that reaches beyond the ball, and no projection).
+    """
+    if not (start >= 0 and step >= 0):
+        raise InputError(f"`start` and `step` are lengths, 0 or more; got {start} and {step}.")
+    eps = threats.check_eps(eps)
+    x = check_pictures(x)
+    begin = noise(x, start * eps, generator=generator)
+    delta = begin - x + step * eps * input_gradient(model, begin, y).grad.sign()
+    return threats.confine(x, delta, eps if project else (start + step) * eps, "linf")
 
 
 def relabelled(
@@ -227,12 +296,18 @@ def schedule(done: float, warmup: float = 0.2) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (done - warmup) / (1 - warmup))
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Tensor:
+def _step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, objective: Objective
+) -> Tensor:
     """One step of descent; the loss and accuracy that it started from, as a tensor of two."""
     model.train()
     optimizer.zero_grad(set_to_none=True)
-    logits = model(x)
-    loss = F.cross_entropy(logits, y)
+    logits, loss = objective(model, x, y)
+    if loss.ndim:
+        raise InputError(
+            f"The objective returned a loss of shape {tuple(loss.shape)}; training descends one "
+            "number. Average it over the batch: return logits, loss.mean()."
+        )
     loss.backward()
     optimizer.step()
     right = (logits.detach().argmax(1) == y).float().mean()

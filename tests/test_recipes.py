@@ -12,14 +12,15 @@ from advlib.data import signs
 from advlib.errors import InputError
 from advlib.models import lesson
 
-TINY = dict(pictures=64, epochs=1, batch_size=32)
+TINY = dict(pictures=64, epochs=1, batch_size=32, watch=0)
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The shipped weights are out of reach: commands write into a folder of their own."""
-    start = lesson.weights_path("signs-standard")
-    (tmp_path / start.name).write_bytes(start.read_bytes())  # the robust model begins with it
+    for name in ("signs-standard", "signs-robust"):  # what some recipes begin with
+        start = lesson.weights_path(name)
+        (tmp_path / start.name).write_bytes(start.read_bytes())
     monkeypatch.setattr(lesson, "WEIGHTS", tmp_path)
     small = {name: replace(recipe, **TINY) for name, recipe in recipes.RECIPES.items()}
     monkeypatch.setattr(recipes, "RECIPES", small)
@@ -63,6 +64,15 @@ def test_card_states_every_measured_number_and_the_command(folder):
         assert f"| {words} | {100 * share.value:.2f} |" in text, "and measuring again agrees"
 
 
+def test_card_states_the_price_of_the_training_and_only_what_was_measured(folder):
+    command.main(["train", "signs-small-pgd"])
+    recipes.write_card("signs-small-pgd", pictures=8)
+    text = lesson.card("signs-small-pgd")
+    cost = json.loads(lesson.read_metadata(folder / "signs-small-pgd.safetensors")["cost"])
+    assert f"{cost['forward']:,} pictures forward, {cost['backward']:,} backward" in text
+    assert "of 8 |" in text and "stop sign" not in text
+
+
 def test_relabelled_pictures_and_their_control_share_scenes_and_labels():
     few = dict(pictures=16)
     pictures = {}
@@ -100,6 +110,51 @@ def test_adversary_grows_and_stays_in_its_ball():
     assert recipes.adversary(recipes.RECIPES["signs-standard"]) is None
 
 
+def test_the_attack_waits_then_grows():
+    recipe = replace(
+        recipes.RECIPES["signs-small-fgsm"], pictures=640, epochs=2, delay=0.5, ramp=0.25
+    )
+    perturb = recipes.adversary(recipe)
+    model = lesson.build(recipe.name)
+    x, y = torch.rand(4, 3, 64, 64), torch.arange(4)
+    sizes = [(perturb(model, x, y) - x).abs().max().item() for _ in range(20)]
+    assert max(sizes[:10]) == 0 < sizes[10] < sizes[12] < sizes[14]
+    assert sizes[15:] == pytest.approx([recipe.eps] * 5, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name, forward, backward",
+    [
+        ("signs-small-standard", 1, 1),
+        ("signs-small-fgsm", 2, 2),
+        ("signs-small-fast", 2, 2),
+        ("signs-small-pgd", 4, 3),
+        ("signs-small-trades", 6, 4),
+        ("signs-small-gradient-penalty", 1, 2),
+    ],
+)
+def test_cost_counts_the_training_and_nothing_else(name, forward, backward):
+    recipe = replace(recipes.RECIPES[name], **TINY, delay=0.0, ramp=0.0)
+    _, metadata = recipes.train_model(replace(recipe, watch=8))
+    cost = json.loads(metadata["cost"])
+    assert (cost["forward"], cost["backward"]) == (64 * forward, 64 * backward)
+    assert 0 < cost["seconds"] < 60
+    (shares,) = json.loads(metadata["watched"])
+    assert set(shares) == {"clean", "fgsm", "pgd10"} and min(shares.values()) >= 0
+
+
+def test_rows_of_the_table_differ_from_its_base_in_what_they_are_about():
+    base = recipes.RECIPES["signs-small-standard"]
+    for recipe in recipes.SMALL:
+        assert recipe.data_seed == base.data_seed and recipe.start is None
+        assert (recipe.lr, recipe.batch_size, recipe.seed) == (
+            base.lr,
+            base.batch_size,
+            base.seed,
+        )
+        assert recipe.pictures * recipe.epochs == base.pictures * base.epochs, "as many steps"
+
+
 def test_unknown_names_list_the_known_ones(capsys):
     with pytest.raises(InputError, match="signs-standard, signs-robust"):
         recipes.find("signs")
@@ -108,5 +163,5 @@ def test_unknown_names_list_the_known_ones(capsys):
 
 
 def test_missing_weights_end_the_command_with_advice(folder, capsys):
-    assert command.main(["measure", "signs-robust"]) == 2
-    assert "python -m advlib train signs-robust" in capsys.readouterr().err
+    assert command.main(["measure", "signs-cnn"]) == 2
+    assert "python -m advlib train signs-cnn" in capsys.readouterr().err

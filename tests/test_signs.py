@@ -1,11 +1,33 @@
 """The sign renderer: what a reader may rely on."""
 
+import itertools
+
 import pytest
 import torch
 
 from advlib.data import signs
 from advlib.data.sign_shapes import GLYPHS, draw_face, face_atlas, faces
 from advlib.errors import AdvlibError, InputError, LabelError
+
+FACE_SUMS = [
+    6800.83,
+    7923.25,
+    7940.03,
+    7902.21,
+    7887.36,
+    8057.55,
+    7819.92,
+    7942.03,
+    7976.62,
+    7987.45,
+    4731.72,
+    6701.00,
+    6129.66,
+    7284.86,
+    7543.05,
+    8900.83,
+]
+"""What the channels of each face add up to at 64 pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +69,12 @@ def test_global_random_state_is_left_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_all_chance_is_independent_of_the_label():
+@pytest.mark.parametrize("style", signs.STYLES)
+def test_all_chance_is_independent_of_the_label(style):
     """Same seed, other sign: the scene around the sign is the same to the last bit."""
     stop, _ = signs.render(20, seed=1, labels=[0] * 20)
     for label in range(1, 16):
-        other, y = signs.render(20, seed=1, labels=torch.full((20,), label))
+        other, y = signs.render(20, seed=1, labels=torch.full((20,), label), style=style)
         assert (y == label).all()
         same = (stop == other).all(1)
         corners = same[:, [0, 0, 1, -2, -1, -1], [0, -1, 1, -2, 0, -1]]
@@ -59,11 +82,11 @@ def test_all_chance_is_independent_of_the_label():
         assert ((stop - other).abs().amax((1, 2, 3)) > 0.05).all()
 
 
-def test_each_class_is_distinct():
+@pytest.mark.parametrize("style", signs.STYLES)
+def test_each_class_is_distinct(style):
     """In one and the same scene, any two signs differ in many pixels."""
-    labels = torch.arange(16)
-    scene, _ = signs.render(1, seed=4, labels=[0])
-    pictures = torch.cat([signs.render(1, seed=4, labels=[int(k)])[0] for k in labels])
+    scene, _ = signs.render(1, seed=4, labels=[0], style=style)
+    pictures = torch.cat([signs.render(1, seed=4, labels=[k], style=style)[0] for k in range(16)])
     assert torch.equal(pictures[0], scene[0])
     far = (pictures[:, None] - pictures[None]).abs().amax(2) > 0.05
     changed = far.float().mean((2, 3)) + torch.eye(16)
@@ -114,6 +137,7 @@ def test_classes_by_index_and_by_name():
         (dict(n=2, labels=[1, 16]), LabelError, "0..15"),
         (dict(n=2, labels=[0.0, 1.0]), LabelError, "whole number"),
         (dict(n=2, labels=[1, 2], classes=[1]), InputError, "both"),
+        (dict(n=2, style="swiss"), InputError, "vienna, american"),
     ],
 )
 def test_bad_arguments_say_what_is_wrong(arguments, error, says):
@@ -130,13 +154,13 @@ def test_no_pictures_are_an_empty_batch():
 def test_faces_are_smooth_pictures_with_an_empty_border():
     """The renderer clamps to the border of a face: it must be empty, or it would smear."""
     assert len(faces()) == len(signs.CLASS_NAMES)
-    for tile in (64, 80, 256):
-        atlas = face_atlas(tile).view(4, 16, tile, tile)
+    for tile, style in itertools.product((64, 80, 256), signs.STYLES):
+        atlas = face_atlas(tile, style).view(4, 16, tile, tile)
         sides = [atlas[..., 0, :], atlas[..., -1, :], atlas[..., 0], atlas[..., -1]]
         assert (torch.cat(sides, -1) == 0).all()
-    assert atlas.min() >= 0 and atlas.max() <= 1
-    assert (atlas[:3] <= atlas[3:] + 1e-6).all(), "colours are multiplied by the coverage"
-    assert ((atlas[3] > 0) & (atlas[3] < 1)).any()
+        assert atlas.min() >= 0 and atlas.max() <= 1
+        assert (atlas[:3] <= atlas[3:] + 1e-6).all(), "colours are multiplied by the coverage"
+        assert ((atlas[3] > 0) & (atlas[3] < 1)).any()
 
 
 def test_every_needed_glyph_is_drawn():
@@ -152,3 +176,22 @@ def test_same_pictures_on_every_device(device):
     reference, labels = signs.render(32, seed=9)
     torch.testing.assert_close(x.cpu(), reference, atol=2e-5, rtol=0)
     assert torch.equal(y.cpu(), labels)
+
+
+def test_the_styles_share_scenes_and_labels_and_show_other_signs():
+    (x, y), (other, same) = (signs.render(64, seed=12, style=style) for style in signs.STYLES)
+    assert torch.equal(y, same)
+    corners = (slice(None), slice(None), [0, 0, -1, -1], [0, -1, 0, -1])
+    assert torch.equal(x[corners], other[corners]), "no sign reaches the corners"
+    changed = ((x - other).abs().amax(1) > 0.05).float().mean((1, 2))
+    assert changed.min() > 0.02, "every class is drawn differently"
+
+
+def test_the_usual_style_is_the_default_and_its_faces_are_as_they_were():
+    """The shipped weights and every stored lesson rest on these faces."""
+    assert torch.equal(
+        signs.render(8, seed=3)[0], signs.render(8, seed=3, style=signs.STYLES[0])[0]
+    )
+    # Sums over each face, drawn before there was a second style.
+    sums = face_atlas(64).view(4, 16, -1).double().sum((0, 2))
+    torch.testing.assert_close(sums, torch.tensor(FACE_SUMS, dtype=sums.dtype), rtol=1e-5, atol=0)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from advlib.attacks import pgd
+from advlib.attacks import fgsm, pgd
 from advlib.errors import InputError, LabelError
 from advlib.evaluation import accuracy
 from advlib.models.architectures import SignNet
-from advlib.training import relabelled, schedule, train
+from advlib.objectives import cross_entropy
+from advlib.training import fast_fgsm, relabelled, schedule, train
 
 EPS = 0.1
 
@@ -85,6 +86,25 @@ def test_perturb_sees_the_model_and_whole_batches(problem):
     assert seen == [(300, 300)] * 4, "what does not fill a batch is left out"
 
 
+def test_objective_sees_the_model_in_train_mode_and_the_perturbed_batch(problem):
+    seen = []
+
+    def watch(model, x, y):
+        seen.append((model.training, x.max().item()))
+        return cross_entropy(model, x, y)
+
+    train(linear().eval(), *problem, objective=watch, perturb=lambda m, x, y: 0 * x, epochs=1)
+    assert seen == [(True, 0.0)] * 12
+
+
+def test_what_the_objective_returns_is_descended(problem):
+    """An objective with the labels exchanged teaches to be wrong."""
+    x, y = problem
+    model = linear()
+    train(model, x, y, objective=lambda m, x, y: cross_entropy(m, x, 1 - y), epochs=4, lr=0.02)
+    assert accuracy(model, x, y).value < 0.2
+
+
 def test_the_average_of_the_weights_is_kept(problem):
     last, averaged = linear(), linear()
     train(last, *problem, epochs=1, lr=0.5)
@@ -147,6 +167,54 @@ def test_bad_labels_and_frozen_models(problem):
         train(linear(), x, y[:5])
     with pytest.raises(InputError, match="requires_grad_"):
         train(linear().requires_grad_(False), x, y)
+
+
+def test_an_objective_that_does_not_average_is_told_so(problem):
+    def each(model, x, y):
+        logits = model(x)
+        return logits, -logits.log_softmax(1)[:, 0]
+
+    with pytest.raises(InputError, match=r"loss of shape \(64,\).*mean"):
+        train(linear(), *problem, objective=each)
+
+
+# -- one step from a random start ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start, step, project", [(1.0, 1.25, True), (2.0, 1.0, False)])
+def test_fast_fgsm_stays_where_its_paper_lets_it(problem, device, start, step, project):
+    x, y = (part[:64].to(device) for part in problem)
+    before = x.clone()
+    x_adv = fast_fgsm(linear(device), x, y, EPS, start=start, step=step, project=project)
+    reach = (x_adv - x).abs().max().item()
+    assert torch.equal(x, before) and x_adv.min() >= 0 and x_adv.max() <= 1
+    assert reach <= EPS if project else EPS < reach <= 3 * EPS
+
+
+def test_fast_fgsm_from_the_picture_itself_is_fgsm(problem):
+    x, y = problem
+    model = linear()
+    assert torch.equal(fast_fgsm(model, x, y, EPS, start=0, step=1), fgsm(model, x, y, EPS))
+
+
+def test_fast_fgsm_hurts_and_its_start_comes_from_its_generator(problem):
+    x, y = problem
+    model = linear()
+    train(model, x, y, epochs=4, lr=0.02)
+    before = torch.get_rng_state()
+    assert accuracy(model, fast_fgsm(model, x, y, EPS), y).value < 0.3
+    made = [
+        fast_fgsm(model, x, y, EPS, step=0.5, generator=torch.Generator().manual_seed(seed))
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("change", [dict(start=-1.0), dict(step=float("nan"))])
+def test_fast_fgsm_refuses_negative_lengths(problem, change):
+    with pytest.raises(InputError, match="lengths"):
+        fast_fgsm(linear(), *problem, EPS, **change)
 
 
 # -- relabelled pictures ---------------------------------------------------------------------------

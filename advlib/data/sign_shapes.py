@@ -5,6 +5,10 @@ size is the distance to the edge. A sign face is a list of layers, each a shape 
 over one another. No font and no picture file is needed: digits and letters are strokes.
 
 The plane of a face runs from -1 to 1 in both directions, ``y`` downward, as pixel rows do.
+
+The sixteen faces exist in two styles (`STYLES`). ``"vienna"`` follows the Vienna Convention on Road
+Signs and Signals of 1968: red rings, blue discs. ``"american"`` follows the signs of the United
+States, some of them as they looked before 1971: yellow diamonds, white boards, bolder digits.
 """
 
 from __future__ import annotations
@@ -39,6 +43,10 @@ CLASS_NAMES: tuple[str, ...] = (
     "roundabout",
     "pedestrian crossing",
 )
+
+
+STYLES: tuple[str, ...] = ("vienna", "american")
+"""How the faces may be drawn; the first is the usual one."""
 
 
 # -- shapes: signed distances --------------------------------------------------------------------
@@ -263,8 +271,112 @@ def _pedestrian_crossing() -> list[Layer]:
     ]
 
 
-def faces() -> list[list[Layer]]:
-    """The layers of each class, in the order of `CLASS_NAMES`."""
+# -- the same sixteen, as another country draws them -----------------------------------------------
+
+
+def _board(wide: float, high: float, ground: Colour) -> list[Layer]:
+    """Upright board with a thin black line along its edge; half its sides are given."""
+    corners = [(-wide, -high), (wide, -high), (wide, high), (-wide, high)]
+    return [
+        (polygon(corners, 0.10), METAL),
+        (polygon(corners, 0.085), ground),
+        (polygon(corners, 0.03), BLACK),
+        (polygon(corners, -0.02), ground),
+    ]
+
+
+def _warning() -> list[Layer]:
+    """Yellow diamond with a black line along its edge."""
+    diamond = regular(4, 0.86)
+    return [
+        (polygon(diamond, 0.08), METAL),
+        (polygon(diamond, 0.065), YELLOW),
+        (polygon(diamond, 0.01), BLACK),
+        (polygon(diamond, -0.04), YELLOW),
+    ]
+
+
+def _american_stop() -> list[Layer]:
+    """Black on yellow, as until 1954."""
+    octagon = regular(8, 0.90, 22.5)
+    return [
+        (polygon(octagon, 0.06), METAL),
+        (polygon(octagon, 0.045), YELLOW),
+        (polygon(octagon, -0.01), BLACK),
+        (polygon(octagon, -0.06), YELLOW),
+        (text("STOP", 0.54, narrow=0.80, width=0.20), BLACK),
+    ]
+
+
+def _american_speed_limit(limit: int) -> list[Layer]:
+    """High narrow digits low on a white board, under a bar that stands for the words."""
+    digits = text(str(limit), 0.86, narrow=0.80 if limit < 100 else 0.58, width=0.21)
+    words = polygon([(-0.40, -0.70), (0.40, -0.70), (0.40, -0.60), (-0.40, -0.60)], 0.01)
+    lower = union(lambda x, y: digits(x, y - 0.16), words)
+    return [*_board(0.66, 0.84, WHITE), (lower, BLACK)]
+
+
+def _american_yield() -> list[Layer]:
+    """Black on yellow, as until 1971."""
+    outer = [(-0.86, -0.70), (0.86, -0.70), (0.0, 0.80)]
+    middle = [(-0.74, -0.63), (0.74, -0.63), (0.0, 0.66)]
+    return [
+        (polygon(outer, 0.10), METAL),
+        (polygon(outer, 0.085), YELLOW),
+        (polygon(middle, 0.05), BLACK),
+        (polygon(middle, -0.03), YELLOW),
+    ]
+
+
+def _american_no_entry() -> list[Layer]:
+    bar = [(-0.50, -0.10), (0.50, -0.10), (0.50, 0.10), (-0.50, 0.10)]
+    return [
+        *_board(0.76, 0.76, WHITE)[:2],
+        (disc(0.74), RED),
+        (polygon(bar, 0.01), WHITE),
+    ]
+
+
+def _american_priority_road() -> list[Layer]:
+    """The through road is broad, the road that crosses it narrow."""
+    roads = union(stroke([(0, -0.48), (0, 0.48)], 0.24), stroke([(-0.42, 0), (0.42, 0)], 0.10))
+    return [*_warning(), (roads, BLACK)]
+
+
+def _american_keep_right() -> list[Layer]:
+    """An arrow that passes a hump on its right."""
+    shaft = stroke([(-0.22, 0.60), (-0.22, 0.30), (0.22, -0.10), (0.22, -0.30)], 0.13)
+    head = polygon([(0.22, -0.66), (0.42, -0.28), (0.02, -0.28)], 0.02)
+    hump = stroke([(-0.34, -0.50), (-0.34, -0.30)], 0.20)
+    return [*_board(0.66, 0.84, WHITE), (union(shaft, head, hump), BLACK)]
+
+
+def _american_roundabout() -> list[Layer]:
+    arrows, _ = _roundabout()[-1]
+    return [*_warning(), (lambda x, y: 0.64 * arrows(x / 0.64, y / 0.64), BLACK)]
+
+
+def _american_pedestrian_crossing() -> list[Layer]:
+    walker, _ = _pedestrian_crossing()[-1]
+    return [*_warning(), (walker, BLACK)]
+
+
+# -- drawing ---------------------------------------------------------------------------------------
+
+
+def faces(style: str = "vienna") -> list[list[Layer]]:
+    """The layers of each class, in the order of `CLASS_NAMES`, in one of the `STYLES`."""
+    if style == "american":
+        return [
+            _american_stop(),
+            *(_american_speed_limit(limit) for limit in SPEED_LIMITS),
+            _american_yield(),
+            _american_no_entry(),
+            _american_priority_road(),
+            _american_keep_right(),
+            _american_roundabout(),
+            _american_pedestrian_crossing(),
+        ]
     return [
         _stop(),
         *(_speed_limit(limit) for limit in SPEED_LIMITS),
@@ -304,6 +416,6 @@ def draw_face(layers: Sequence[Layer], size: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def face_atlas(size: int) -> Tensor:
+def face_atlas(size: int, style: str = "vienna") -> Tensor:
     """All faces below one another, (4, 16 * size, size), drawn on the CPU and kept."""
-    return torch.cat([draw_face(layers, size) for layers in faces()], dim=1)
+    return torch.cat([draw_face(layers, size) for layers in faces(style)], dim=1)

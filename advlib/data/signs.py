@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advlib.data.sign_shapes import CLASS_NAMES, SPEED_LIMITS, face_atlas
+from advlib.data.sign_shapes import CLASS_NAMES, SPEED_LIMITS, STYLES, face_atlas
 from advlib.errors import InputError, LabelError
 
-__all__ = ["CLASS_NAMES", "RANGES", "SPEED_LIMITS", "render"]
+__all__ = ["CLASS_NAMES", "RANGES", "SPEED_LIMITS", "STYLES", "render"]
 
 BLOCK = 64
 """Pictures whose chance is drawn together; block `b` of a seed never depends on any other block."""
@@ -80,6 +80,7 @@ def render(
     size: int = 64,
     classes: Sequence[int | str] | None = None,
     labels: Tensor | Sequence[int] | None = None,
+    style: str = "vienna",
     device: torch.device | str | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -103,6 +104,10 @@ def render(
         `y` holds indices into `CLASS_NAMES` in any case.
     labels : Tensor (n,) or sequence of int, optional
         The class of each picture, instead of a draw.
+    style : str
+        How the faces are drawn, one of `STYLES`: ``"vienna"`` with red rings and blue discs, or
+        ``"american"`` with white boards and yellow diamonds. A seed shows the same scenes and
+        labels in both: two data sets of the same sixteen classes.
     device : torch.device or str, optional
         Where to compute and to return the result; the CPU by default.
     chunk : int
@@ -117,8 +122,8 @@ def render(
     Raises
     ------
     InputError
-        `n`, `seed`, `size` or `chunk` is not a whole number in its range, or both `classes` and
-        `labels` are given.
+        `n`, `seed`, `size` or `chunk` is not a whole number in its range, both `classes` and
+        `labels` are given, or no signs are drawn in this `style`.
     LabelError
         A class or label that does not exist, or another number of labels than pictures.
     """
@@ -130,6 +135,8 @@ def render(
             "render got both `classes` and `labels`. Give `classes` to draw from some classes, "
             "or `labels` to fix the class of each picture."
         )
+    if style not in STYLES:
+        raise InputError(f"`style` is {style!r}; one of {', '.join(STYLES)} is expected.")
     pool = torch.tensor(range(len(CLASS_NAMES)) if classes is None else _indices(classes))
     fixed = None if labels is None else _fixed_labels(labels, n)
     device = torch.device("cpu" if device is None else device)
@@ -141,7 +148,8 @@ def render(
         stop = start + len(chance.labels)
         drawn = pool[chance.labels % len(pool)] if fixed is None else fixed[start:stop]
         y[start:stop] = drawn.to(device)
-        x[start:stop] = _picture(y[start:stop], _Chance(*(p.to(device) for p in chance)), size)
+        there = _Chance(*(part.to(device) for part in chance))
+        x[start:stop] = _picture(y[start:stop], there, size, style)
     return x, y
 
 
@@ -181,7 +189,7 @@ def _block_chance(seed: int, block: int, size: int) -> _Chance:
 # -- the picture -----------------------------------------------------------------------------------
 
 
-def _picture(y: Tensor, chance: _Chance, size: int) -> Tensor:
+def _picture(y: Tensor, chance: _Chance, size: int, style: str) -> Tensor:
     """Scene, pole, plate, air, lens and sensor, one after the other: (n, 3, size, size)."""
     value = {name: chance.values[:, i].view(-1, 1, 1, 1) for i, name in enumerate(RANGES)}
     coarse = _enlarge(chance.coarse, size)
@@ -189,7 +197,7 @@ def _picture(y: Tensor, chance: _Chance, size: int) -> Tensor:
     scene = _scene(value, chance.skyline, coarse, fine, size)
     scene = _pole(scene, value, size)
 
-    plate, coverage = _plate(y, value, size)
+    plate, coverage = _plate(y, value, size, style)
     light = _plate_light(value, coarse, fine, size)
     image = plate * light + scene * (1 - coverage)
 
@@ -246,7 +254,7 @@ def _pole(scene: Tensor, value: dict[str, Tensor], size: int) -> Tensor:
     return _mix(scene, shading.expand_as(scene), inside * below_plate)
 
 
-def _plate(y: Tensor, value: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
+def _plate(y: Tensor, value: dict[str, Tensor], size: int, style: str) -> tuple[Tensor, Tensor]:
     """Faces seen in perspective: colour times coverage (n, 3, size, size), coverage (n, 1, ...).
 
     Every pixel of the picture is followed back to its point on the face.
@@ -259,7 +267,7 @@ def _plate(y: Tensor, value: dict[str, Tensor], size: int) -> tuple[Tensor, Tens
     u = (u * (1 + value["aspect"]) + value["shear"] * v) / depth
     v = v / depth
     tile = max(size, 64)  # about as fine as the plate will be seen: no aliasing
-    atlas = face_atlas(tile).to(y.device)
+    atlas = face_atlas(tile, style).to(y.device)
     inside = 1 - 1 / tile  # the border of a tile is empty: a point clamped to it is off the plate
     row = (v.clamp(-inside, inside) + 1) / 2 + y.view(-1, 1, 1, 1)
     grid = torch.stack([u.clamp(-inside, inside), row * 2 / len(CLASS_NAMES) - 1], -1)

@@ -1,0 +1,298 @@
+"""Write what the Live Lab needs: networks, pictures, its opening state, scripts.
+
+python book/_ext/lab.py FOLDER
+
+The book's build calls `write`. Everything comes from the shipped weights and the renderer, so none
+of it is committed. All of it is the same each time.
+
+    weights.bin    both networks, float32: length of the header, header (JSON), numbers
+    weights.js     the same as a script, for a page opened from disk, which may not fetch
+    pictures.js    the pictures to choose from, as a script
+    lab.js         the modules of book/assets/lab as one classic script
+    lab.png        what readers without scripts see
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import sys
+from base64 import b64encode
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import advlib
+from advlib import gradients, plots
+from advlib.data import signs
+from advlib.evaluation import predict
+from advlib.models.architectures import PIXEL_MEAN, PIXEL_SCALE, Block, SignNet
+
+MODULES = Path(__file__).resolve().parents[1] / "assets" / "lab"
+ORDER = ("network", "attacks", "engine", "settings", "upload", "load", "view", "panel", "lab")
+"""The modules, each behind those that it imports. The first three also run in a Worker."""
+IN_WORKER = 3
+
+NETWORKS = {"standard": "signs-standard", "robust": "signs-robust"}
+SEED = 44
+PICTURES_PER_CLASS = 2
+OPENING = {"class": "stop", "variant": 0, "eps": 4}
+EPS = [i / 255 for i in range(13)]
+"""The stops of the slider in L-infinity; `settings.mjs` has the same."""
+
+
+class Packed:
+    """Numbers one after the other, and the place where each array begins."""
+
+    def __init__(self) -> None:
+        self.parts: list[np.ndarray] = []
+        self.count = 0
+
+    def put(self, values: Tensor) -> int:
+        """Append the values in float32; return their place."""
+        self.parts.append(values.detach().cpu().numpy().astype("<f4").ravel())
+        self.count += values.numel()
+        return self.count - values.numel()
+
+
+def weights() -> bytes:
+    """Both networks in one file that `load.mjs` reads.
+
+    Returns
+    -------
+    bytes
+        Four bytes with the length of the header, the header, and the float32 numbers, all
+        little-endian. The header describes the layers and counts the numbers: a file that was cut
+        short is noticed.
+    """
+    packed = Packed()
+    networks = {
+        name: describe(advlib.models.load(model), packed) for name, model in NETWORKS.items()
+    }
+    header = {"networks": networks, "numbers": packed.count, "shape": [64, 64, 3]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 4)  # numbers begin at a multiple of four bytes
+    return struct.pack("<I", len(text)) + text + b"".join(part.tobytes() for part in packed.parts)
+
+
+def describe(model: nn.Module, packed: Packed) -> list[dict[str, Any]]:
+    """The layers of a `SignNet` as data; its numbers go into `packed`.
+
+    Raises
+    ------
+    TypeError
+        Another network: `network.mjs` knows only these layers.
+    """
+    if not isinstance(model, SignNet):
+        raise TypeError(f"The lab runs a SignNet; {type(model).__name__} has other layers.")
+    layers = [{"op": "centre", "mean": PIXEL_MEAN, "scale": PIXEL_SCALE}]
+    layers += [_conv(model.stem, model.norm, packed), {"op": "relu"}]
+    for block in model.blocks:
+        layers += _block(block, packed)
+    return [*layers, {"op": "average"}, _linear(model.head, packed)]
+
+
+def _block(block: nn.Module, packed: Packed) -> list[dict[str, Any]]:
+    assert isinstance(block, Block)
+    main = [
+        _conv(block.conv1, block.norm1, packed),
+        {"op": "relu"},
+        _conv(block.conv2, block.norm2, packed),
+    ]
+    shortcut: list[dict[str, Any]] = []
+    if isinstance(block.shortcut, nn.Sequential):
+        pool, conv = block.shortcut
+        assert isinstance(pool, nn.AvgPool2d) and isinstance(conv, nn.Conv2d)
+        shortcut = [{"op": "average", "side": pool.kernel_size}, _conv(conv, None, packed)]
+    return [{"op": "sum", "branches": [main, shortcut]}, {"op": "relu"}]
+
+
+def _conv(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, packed: Packed) -> dict[str, Any]:
+    layer: dict[str, Any] = {
+        "op": "conv",
+        "out": conv.out_channels,
+        "kernel": conv.kernel_size[0],
+        "stride": conv.stride[0],
+        "padding": int(conv.padding[0]),
+        # Channels last, as the pixels of a canvas.
+        "weight": packed.put(conv.weight.permute(0, 2, 3, 1)),
+    }
+    if conv.bias is not None:
+        layer["bias"] = packed.put(conv.bias)
+    if norm is not None:
+        parts = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        layer["norm"] = {
+            "eps": norm.eps,
+            "places": [packed.put(part) for part in parts if part is not None],
+        }
+    return layer
+
+
+def _linear(linear: nn.Linear, packed: Packed) -> dict[str, Any]:
+    return {
+        "op": "linear",
+        "out": linear.out_features,
+        "weight": packed.put(linear.weight),
+        "bias": packed.put(linear.bias),
+    }
+
+
+# -- pictures --------------------------------------------------------------------------------------
+
+
+@cache
+def pictures() -> tuple[Tensor, Tensor]:
+    """The pictures to choose from, rounded to 8 bits as the page has them, class by class.
+
+    Returns
+    -------
+    x : Tensor (n, 3, 64, 64), float32, multiples of 1/255
+    y : Tensor (n,)
+    """
+    classes = range(len(signs.CLASS_NAMES))
+    labels = [y for y in classes for _ in range(PICTURES_PER_CLASS)]
+    x, y = signs.render(len(labels), seed=SEED, labels=labels)
+    return (x * 255).round() / 255, y
+
+
+def pixels(x: Tensor) -> str:
+    """Pictures (n, 3, h, w) as base64 of their bytes, pixel by pixel, red, green, blue."""
+    values = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return b64encode(values.numpy().tobytes()).decode()
+
+
+# -- opening state ---------------------------------------------------------------------------------
+
+
+def opening() -> dict[str, Any]:
+    """What the lab shows before its networks are there: FGSM on one picture, for every epsilon.
+
+    FGSM's direction is the same for every epsilon. So the page itself draws ``x + eps * direction``
+    and needs from here only the direction and what the networks make of it.
+    """
+    x, y = pictures()
+    place = _opening_place()
+    x, y = x[place : place + 1], y[place : place + 1]
+    return {
+        "picture": place,
+        "y": int(y),
+        "eps": OPENING["eps"],
+        "pixels": pixels(x),
+        "classes": list(signs.CLASS_NAMES),
+        "variants": PICTURES_PER_CLASS,
+        "networks": {
+            name: _stored(advlib.models.load(model), x, y) for name, model in NETWORKS.items()
+        },
+    }
+
+
+def _opening_place() -> int:
+    return signs.CLASS_NAMES.index(str(OPENING["class"])) * PICTURES_PER_CLASS + int(
+        OPENING["variant"]
+    )
+
+
+def _stored(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
+    # In double precision, as the page computes: the gradient of a very small loss needs it.
+    model, x = model.double(), x.double()
+    grad = gradients.input_gradient(model, x, y).grad
+    direction = grad.sign().to(torch.int8).permute(0, 2, 3, 1).contiguous()
+    moved = torch.cat([advlib.fgsm(model, x, y, eps) for eps in EPS])
+    logits = predict(model, moved)
+    losses = nn.functional.cross_entropy(logits, y.expand(len(EPS)), reduction="none")
+    return {
+        "direction": b64encode(direction.numpy().tobytes()).decode(),
+        "probabilities": [[round(p, 6) for p in row] for row in logits.softmax(1).tolist()],
+        "losses": [round(loss, 5) for loss in losses.tolist()],
+    }
+
+
+def still(path: Path) -> str:
+    """Draw the opening state for readers without scripts; return its alternative text."""
+    x, y = pictures()
+    place, eps = _opening_place(), EPS[int(OPENING["eps"])]
+    x, y = x[place : place + 1], y[place : place + 1]
+    columns: list[plots.Column] = []
+    read = []
+    for name, title in NETWORKS.items():
+        model = advlib.models.load(title)
+        x_adv = advlib.fgsm(model, x, y, eps)
+        probabilities = predict(model, x_adv).softmax(1)[0]
+        read.append(signs.CLASS_NAMES[int(probabilities.argmax())])
+        columns.append((f"{name} network", x_adv, probabilities, "adversarial"))
+    figure = plots.story(columns, signs.CLASS_NAMES, original=x, factor=10)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    return (
+        f"A {OPENING['class']} sign after FGSM within {OPENING['eps']}/255. "
+        f"The standard network reads {read[0]}, the robust network reads {read[1]}."
+    )
+
+
+# -- scripts ---------------------------------------------------------------------------------------
+
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./[a-z]+\.mjs";\n', re.MULTILINE)
+_NAME = re.compile(r"^(?:async )?(?:function\*?|const|let|class) (\w+)", re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class)\b)", re.MULTILINE)
+
+
+def bundle(modules: Sequence[str]) -> str:
+    """The modules as one classic script: a page opened from disk may not load modules.
+
+    The first modules stand in a function of their own, whose text is also what a Worker runs.
+
+    Raises
+    ------
+    ValueError
+        A module imports or exports in a way that this cannot rewrite, or two of them use one name.
+    """
+    plain = []
+    for text in modules:
+        text = _EXPORT.sub("", _IMPORT.sub("", text))
+        left = re.search(r"^(?:import|export)\b.*", text, re.MULTILINE)
+        if left:
+            raise ValueError(f"The lab's modules cannot be joined: {left[0]!r}")
+        plain.append(text)
+    engine, page = "\n".join(plain[:IN_WORKER]), "\n".join(plain[IN_WORKER:])
+    for scope in (engine, page):
+        names = _NAME.findall(scope)
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"Two of the lab's modules use the same name: {', '.join(twice)}")
+    return (
+        '"use strict";\n(() => {\n'
+        f"function engineScope(port) {{\n{engine}\nserve(port);\n}}\n"
+        f"{page}\nstart(engineScope);\n}})();\n"
+    )
+
+
+def write(folder: Path) -> str:
+    """Write the lab's files into `folder`; return the alternative text of its still picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network = weights()
+    (folder / "weights.bin").write_bytes(network)
+    (folder / "weights.js").write_text(_assignment("weights", b64encode(network).decode()))
+    (folder / "pictures.js").write_text(_assignment("pictures", pixels(pictures()[0])))
+    sources = [(MODULES / f"{name}.mjs").read_text(encoding="utf-8") for name in ORDER]
+    (folder / "lab.js").write_text(bundle(sources), encoding="utf-8")
+    return still(folder / "lab.png")
+
+
+def _assignment(name: str, value: str) -> str:
+    return f'(window.advlibLab ??= {{}}).{name} = "{value}";\n'
+
+
+def main() -> None:
+    """Write the lab's files and its opening state."""
+    folder = Path(sys.argv[1])
+    print(write(folder))
+    (folder / "opening.json").write_text(json.dumps(opening(), separators=(",", ":")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The Live Lab: the directive ``{live-lab}`` puts it into a page.
+
+book/lab.py writes its files into ``_static/lab`` when the book is built. The page itself holds the
+opening state as data, and a picture with one sentence for readers without scripts. The script is
+loaded right behind it, so that what follows does not move.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from static_widgets import STYLE, json_for_html
+
+FOLDER = "_static/lab/"
+SENTENCE = (
+    "The Live Lab computes in your browser and needs JavaScript. Without it, this is what it shows "
+    "first:"
+)
+
+
+class LiveLab(nodes.General, nodes.Element):
+    """The place of a lab in a page."""
+
+
+class _LiveLabDirective(Directive):
+    def run(self) -> list[nodes.Node]:
+        return [LiveLab()]
+
+
+def lab_html(opening: dict[str, Any], alt: str, folder: str, version: str) -> str:
+    """Return a lab's element, followed by its script.
+
+    Parameters
+    ----------
+    opening
+        What `lab.opening` returned.
+    alt
+        What the still picture shows.
+    folder
+        Where the page finds the lab's files, with a slash at its end.
+    version
+        A query that changes with the files, so that no browser mixes old ones with new ones.
+    """
+    folder, version = escape(folder), escape(version)
+    return (
+        f'<div class="advlib advlib-lab" data-folder="{folder}" data-version="{version}">'
+        f'<noscript><p>{escape(SENTENCE)}</p><img src="{folder}lab.png" alt="{escape(alt)}">'
+        f'</noscript><script type="application/json">{json_for_html(opening)}</script></div>'
+        f'<script src="{folder}lab.js{version}"></script>'
+    )
+
+
+def digest(folder: Path) -> str:
+    """Return a query that changes with any of the lab's files."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".js", ".bin"))
+    together = hashlib.sha256(b"".join(path.read_bytes() for path in files))
+    return f"?v={together.hexdigest()[:8]}"
+
+
+def _visit_html(translator: Any, _node: LiveLab) -> None:
+    import lab  # with the networks: only a page that has a lab needs it
+
+    builder = translator.builder
+    out = Path(builder.outdir) / FOLDER
+    if not hasattr(builder.app, "live_lab"):
+        builder.app.live_lab = (lab.opening(), lab.write(out), digest(out))
+    opening, alt, version = builder.app.live_lab
+    folder = builder.get_relative_uri(builder.current_docname, "index").rpartition("/")[0]
+    translator.body.append(lab_html(opening, alt, f"{folder}/{FOLDER}".lstrip("/"), version))
+    raise nodes.SkipNode
+
+
+def _visit_other(_translator: Any, _node: LiveLab) -> None:
+    raise nodes.SkipNode
+
+
+def _styles(
+    app: Any, _pagename: str, _template: str, _context: dict[str, Any], doctree: Any
+) -> None:
+    if doctree is not None and any(True for _ in doctree.findall(LiveLab)):
+        app.add_css_file(STYLE)
+        app.add_css_file("lab/lab.css")
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Register with Sphinx."""
+    other = (_visit_other, None)
+    app.add_node(LiveLab, html=(_visit_html, None), latex=other, text=other)
+    app.add_directive("live-lab", _LiveLabDirective)
+    app.connect("html-page-context", _styles)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,190 @@
+// Noise, FGSM and PGD as `advlib.attacks` has them, for one picture and one network.
+//
+// Pixels are in [0, 1]. The attacks are generators that pause after every gradient, so that a page
+// can stop one that nobody waits for, and stays awake where there is no Worker.
+
+/** @typedef {"linf" | "l2"} Norm */
+
+/**
+ * What an attack found.
+ * @typedef {object} Found
+ * @property {Float64Array} picture
+ * @property {number[]} probabilities
+ * @property {number[]} losses  at the picture itself, and at every point visited on the way
+ */
+
+/** A source of random numbers in [0, 1) that gives the same ones for the same seed (mulberry32). */
+export function randomSource(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+/** Softmax; the largest logit is taken off first, so that nothing overflows. */
+export function softmax(logits) {
+  const largest = Math.max(...logits);
+  const powers = Array.from(logits, (logit) => Math.exp(logit - largest));
+  const total = powers.reduce((a, b) => a + b, 0);
+  return powers.map((power) => power / total);
+}
+
+/** Cross-entropy of class `y`, in nats; finite also where the probability rounds to 0. */
+export function crossEntropy(logits, y) {
+  const largest = Math.max(...logits);
+  const total = logits.reduce((sum, logit) => sum + Math.exp(logit - largest), 0);
+  return Math.log(total) + largest - logits[y];
+}
+
+/** One seed for all noise: it grows with epsilon and keeps its pattern. */
+const SEED = 0;
+
+const indexOfLargest = (values) => values.indexOf(Math.max(...values));
+
+/**
+ * A network as the attacks see it.
+ * @param {import("./network.mjs").Layer} network
+ */
+export function classifier(network) {
+  let probabilities = [];
+  return {
+    /** Loss of class `y` and what the network reads. */
+    look(picture, y) {
+      const logits = network.forward(picture);
+      probabilities = softmax(logits);
+      return { loss: crossEntropy(logits, y), probabilities };
+    },
+    /** Gradient of the loss of class `y` at the picture last looked at; valid until the next one. */
+    gradient(y) {
+      const slope = Float64Array.from(probabilities);
+      slope[y] -= 1;
+      return network.backward(slope);
+    },
+  };
+}
+
+const length = (delta) => Math.sqrt(delta.reduce((sum, value) => sum + value * value, 0));
+const clip = (value, low, high) => Math.min(Math.max(value, low), high);
+
+/** `x + by * delta`, cut off at the box [0, 1]. */
+const cutAtBox = (x, delta, by) => x.map((value, i) => clip(value + by * delta[i], 0, 1));
+
+/** How far `cutAtBox` moves the picture. */
+function cutLength(x, delta, by) {
+  let sum = 0;
+  for (let i = 0; i < x.length; i++) {
+    const moved = clip(x[i] + by * delta[i], 0, 1) - x[i];
+    sum += moved * moved;
+  }
+  return Math.sqrt(sum);
+}
+
+/**
+ * `x + by * delta`, cut off at the box, for the largest `by` up to `most` that moves no further than
+ * `eps`: what a pixel at the edge of the box cannot use goes to the others. With `most` 1 this is
+ * the closest point of ball and box; with no limit, the best step along a gradient.
+ */
+function scaleIntoBox(x, delta, eps, most) {
+  if (cutLength(x, delta, most) <= eps) return cutAtBox(x, delta, most);
+  let low = 0, high = most;
+  for (let i = 0; i < 50; i++) {
+    const middle = (low + high) / 2;
+    if (cutLength(x, delta, middle) > eps) high = middle;
+    else low = middle;
+  }
+  return cutAtBox(x, delta, low);
+}
+
+/** `x + delta`, put back into the ball of radius `eps` and into [0, 1]. */
+function confine(x, delta, eps, norm) {
+  if (norm === "l2") return scaleIntoBox(x, delta, eps, 1);
+  return x.map((value, i) => clip(value + clip(delta[i], -eps, eps), 0, 1));
+}
+
+/**
+ * Noise of size `eps`. In linf every pixel value moves by exactly `eps`, up or down: the largest
+ * noise there is. In l2 the direction is random, and its length is `eps`.
+ */
+function randomPoint(count, eps, norm, random) {
+  if (norm === "linf") return Float64Array.from({ length: count }, () => (random() < 0.5 ? -eps : eps));
+  const normal = () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
+  return steepest(Float64Array.from({ length: count }, normal), eps, norm);
+}
+
+/** The perturbation of size `eps` along which a linear function rises fastest. */
+function steepest(grad, eps, norm) {
+  if (norm === "linf") return grad.map((value) => eps * Math.sign(value));
+  const scale = eps / (length(grad) || 1);
+  return grad.map((value) => value * scale);
+}
+
+/** The best single step that ball and box allow. */
+function singleStep(x, grad, eps, norm) {
+  const step = steepest(grad, eps, norm);
+  // A thousand times the step: by then every pixel that moves at all has met the box.
+  return norm === "l2" ? scaleIntoBox(x, step, eps, 1000) : confine(x, step, eps, norm);
+}
+
+/**
+ * What an attack is to do.
+ * @typedef {object} Task
+ * @property {"noise" | "fgsm" | "pgd" | "targeted"} attack
+ * @property {Norm} norm
+ * @property {number} eps
+ * @property {number} steps  of PGD
+ * @property {number} y  the class whose loss is driven: up, or down where it is the target
+ */
+
+/**
+ * Runs an attack. Each `next()` does the work of one gradient; the value at the end is what it found.
+ * @param {ReturnType<typeof classifier>} model
+ * @param {Float64Array} x
+ * @param {Task} task
+ * @returns {Generator<undefined, Found>}
+ */
+export function* run(model, x, { attack, norm, eps, steps, y }) {
+  const found = (picture, losses) => ({
+    picture,
+    probabilities: model.look(picture, y).probabilities,
+    losses,
+  });
+  const clean = model.look(x, y);
+  if (eps === 0) return found(x, [clean.loss]);
+  if (attack === "pgd" || attack === "targeted") {
+    const targeted = attack === "targeted";
+    const { picture, losses } = yield* climb(model, x, { norm, eps, steps, y, targeted });
+    return found(picture, losses);
+  }
+  const picture = attack === "noise"
+    ? confine(x, randomPoint(x.length, eps, norm, randomSource(SEED)), eps, norm)
+    : singleStep(x, model.gradient(y), eps, norm);
+  yield;
+  return found(picture, [clean.loss, model.look(picture, y).loss]);
+}
+
+/**
+ * PGD from the picture itself, so that its path begins at zero. Of all points visited the best is
+ * kept: one that reaches the goal before one that does not, then the one with the better loss.
+ */
+function* climb(model, x, { norm, eps, steps, y, targeted }) {
+  const stepSize = (2.5 * eps) / steps; // enough to cross the ball and to turn round
+  const up = targeted ? -1 : 1;
+  let picture = x;
+  let best = { picture, reached: false, score: -Infinity };
+  const losses = [];
+  for (let step = 0; step <= steps; step++) {
+    const { loss, probabilities } = model.look(picture, y);
+    const reached = (indexOfLargest(probabilities) === y) === targeted;
+    const score = up * loss;
+    if (reached === best.reached ? score > best.score : reached) best = { picture, reached, score };
+    losses.push(loss);
+    if (step === steps) break;
+    const move = steepest(model.gradient(y), up * stepSize, norm);
+    picture = confine(x, picture.map((value, i) => value + move[i] - x[i]), eps, norm);
+    yield;
+  }
+  return { picture: best.picture, losses };
+}

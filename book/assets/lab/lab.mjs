@@ -1,0 +1,227 @@
+// The Live Lab: the reader's choices on one side, both networks on the other.
+//
+// What was computed is kept, for every epsilon of the slider. So a dragged slider only draws, and
+// the engines work ahead from where it stands. Before the networks are there, the lab shows one
+// stored result, for all epsilons, and does so without them for as long as they cannot be had.
+
+import { NAMES, NORMS, SIDE, STEPS, STOPS, iterated } from "./settings.mjs";
+import { UploadError, readUpload } from "./upload.mjs";
+import { LoadError, base64Bytes, loadEngines, loadPictures } from "./load.mjs";
+import { h } from "./view.mjs";
+import { makePanel } from "./panel.mjs";
+
+/** How many settings keep their results. */
+const KEPT = 12;
+
+/** Starts every lab of the page that does not run yet. */
+export function start(engineScope) {
+  for (const root of document.querySelectorAll(".advlib-lab:not([data-started])")) {
+    root.dataset.started = "";
+    try {
+      const stored = root.querySelector('script[type="application/json"]');
+      makeLab(root, JSON.parse(stored.textContent), engineScope);
+    } catch (error) {
+      root.replaceChildren(h("p", {}, "The Live Lab could not be drawn in this browser."));
+      console.warn(error);
+    }
+  }
+}
+
+function makeLab(root, opening, engineScope) {
+  const { folder, version } = root.dataset;
+  const { classes, variants } = opening;
+  const other = (y) => (y + 5) % classes.length;
+  /** @type {import("./settings.mjs").Setting} */
+  const setting = {
+    picture: { name: opening.picture, pixels: base64Bytes(opening.pixels), y: opening.y },
+    attack: "fgsm",
+    norm: "linf",
+    stop: opening.eps,
+    steps: STEPS.indexOf(10),
+    target: other(opening.y),
+  };
+  const results = makeResults(setting);
+  const panel = makePanel(setting, opening, { change, drag, choose, upload, retry: load });
+  let engines = null;
+  let loading = null;
+  let scheduled = false;
+  let asked = "";
+  let ask = 0;
+
+  /** Draws before the browser shows its next frame, once, however much has happened. */
+  function draw() {
+    if (scheduled) return;
+    scheduled = true;
+    requestAnimationFrame(() => {
+      scheduled = false;
+      panel.draw(results.present());
+    });
+  }
+
+  /** Asks the engines for all that is missing at this setting, the present epsilon first. */
+  function compute() {
+    const kept = results.present();
+    if (results.complete()) return;
+    if (!engines) {
+      load();
+      return;
+    }
+    const same = asked === results.key();
+    asked = results.key();
+    if (!same) ask += 1;
+    for (const [name, engine] of Object.entries(engines)) {
+      if (same) {
+        engine.send({ ask, wanted: setting.stop });
+        continue;
+      }
+      const message = { ask, x: pixelsToUnit(setting.picture.pixels), wanted: setting.stop };
+      engine.send({ ...message, tasks: tasks(kept[name]) }, (stop, found) => {
+        kept[name][stop] = found;
+        draw();
+      });
+    }
+  }
+
+  function tasks(kept) {
+    const { attack, norm } = setting;
+    const common = { attack, norm, steps: STEPS[setting.steps], y: results.driven() };
+    const all = Array.from({ length: STOPS }, (_, stop) => ({
+      ...common, place: stop, eps: NORMS[norm].eps(stop),
+    }));
+    return all.filter(({ place }) => !kept[place]);
+  }
+
+  function change(what) {
+    Object.assign(setting, what);
+    draw();
+    compute();
+  }
+
+  function drag(stop) {
+    change({ stop });
+  }
+
+  function choose(name, pixels) {
+    panel.note("");
+    const y = Math.floor(name / variants);
+    change({ picture: { name, pixels, y }, target: setting.target === y ? other(y) : setting.target });
+  }
+
+  async function upload(file) {
+    try {
+      const { pixels, note } = await readUpload(file, SIDE);
+      await load();
+      if (!engines) return; // the page has said why
+      const y = await read(pixels);
+      panel.note(`${note} The standard network reads ${classes[y]}; if it shows another sign, say so.`.trim());
+      panel.forget();
+      const target = setting.target === y ? other(y) : setting.target;
+      change({ picture: { name: `own ${ask}`, pixels, y, own: true }, target });
+    } catch (error) {
+      const known = error instanceof UploadError;
+      panel.note(known ? error.message : "This file could not be read as a picture.");
+      draw();
+    }
+  }
+
+  /** The class that the standard network sees in a picture that nobody has named. */
+  function read(pixels) {
+    const task = { place: 0, attack: "noise", norm: "linf", eps: 0, steps: 1, y: 0 };
+    ask += 1;
+    asked = "";
+    return new Promise((resolve) => {
+      const message = { ask, x: pixelsToUnit(pixels), tasks: [task], wanted: 0 };
+      engines.standard.send(message, (_, { probabilities }) => {
+        resolve(probabilities.indexOf(Math.max(...probabilities)));
+      });
+    });
+  }
+
+  /** Fetches pictures and networks; after a failure the next call tries again. */
+  function load() {
+    loading ??= fetchAll().finally(() => {
+      if (!engines) loading = null;
+    });
+    return loading;
+  }
+
+  async function fetchAll() {
+    panel.loading(true);
+    panel.failed("");
+    draw();
+    try {
+      panel.showPictures(await loadPictures(folder, version));
+      engines = await loadEngines(folder, version, engineScope);
+      compute();
+    } catch (error) {
+      const reason = error instanceof LoadError ? error.message : "This browser could not run them.";
+      panel.failed(`The networks are not there, so the lab shows its stored result only. ${reason}`);
+    }
+    panel.loading(false);
+    draw();
+  }
+
+  results.store(unfold(opening, setting.picture.pixels));
+  root.replaceChildren(panel.element);
+  panel.draw(results.present());
+  whenLookedAt(root, load);
+}
+
+const pixelsToUnit = (pixels) => Float64Array.from(pixels, (value) => value / 255);
+
+/**
+ * The results that were computed, by setting: for each network one for each stop of the slider.
+ * @param {import("./settings.mjs").Setting} setting
+ */
+function makeResults(setting) {
+  const all = new Map();
+  const driven = () => (setting.attack === "targeted" ? setting.target : setting.picture.y);
+  const key = () => {
+    const { picture, attack, norm, steps } = setting;
+    return [picture.name, attack, norm, iterated(attack) ? steps : "", driven()].join();
+  };
+  const store = (kept) => {
+    all.delete(key()); // and back in: the newest is the last
+    all.set(key(), kept);
+    if (all.size > KEPT) all.delete(all.keys().next().value);
+    return kept;
+  };
+  const present = () => {
+    return store(all.get(key()) ?? Object.fromEntries(Object.keys(NAMES).map((name) => [name, []])));
+  };
+  const complete = () => Object.values(present()).every((list) => list.filter(Boolean).length === STOPS);
+  return { key, driven, store, present, complete };
+}
+
+/**
+ * The opening state. FGSM's direction is the same for every epsilon, so pictures follow from it
+ * exactly; what the networks make of them is stored.
+ */
+function unfold({ networks }, pixels) {
+  const clip = (value) => Math.min(Math.max(value, 0), 1);
+  const results = (stored) => {
+    const sign = new Int8Array(base64Bytes(stored.direction).buffer);
+    return stored.probabilities.map((probabilities, stop) => ({
+      picture: Float64Array.from(pixels, (value, i) => clip((value + stop * sign[i]) / 255)),
+      probabilities,
+      losses: stop ? [stored.losses[0], stored.losses[stop]] : [stored.losses[0]],
+    }));
+  };
+  return Object.fromEntries(Object.entries(networks).map(([name, stored]) => [name, results(stored)]));
+}
+
+/** Calls back when the page has loaded and `element` is in view, or when it is touched before. */
+function whenLookedAt(element, callback) {
+  const events = ["pointerdown", "focusin"];
+  const go = () => {
+    watch?.disconnect();
+    for (const event of events) element.removeEventListener(event, go);
+    callback();
+  };
+  const watch = typeof IntersectionObserver === "function"
+    ? new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && go())
+    : null;
+  for (const event of events) element.addEventListener(event, go);
+  if (document.readyState === "complete") watch?.observe(element);
+  else window.addEventListener("load", () => watch?.observe(element));
+}

@@ -1,0 +1,193 @@
+// The lab as the reader sees it: controls above, both networks side by side, the loss below.
+
+import { ABOUT, ATTACKS, FACTOR, NAMES, NORMS, SIDE, STEPS, STOPS, iterated } from "./settings.mjs";
+import { chart, column, h, screen, segments, select, slider, uniqueId } from "./view.mjs";
+
+/** What the slider of steps says of attacks that have none. */
+const ONE_STEP = { noise: "none", fgsm: "one" };
+
+/** Milliseconds without a new picture before the result is said to a screen reader. */
+const QUIET = 500;
+
+/**
+ * @typedef {object} Actions
+ * @property {(what: object) => void} change  part of a setting
+ * @property {(stop: number) => void} drag
+ * @property {(place: number, pixels: Uint8Array) => void} choose  one of the stored pictures
+ * @property {(file: File) => void} upload
+ * @property {() => void} retry
+ */
+
+/**
+ * @param {import("./settings.mjs").Setting} setting  read anew for each drawing
+ * @param {object} opening  classes, variants
+ * @param {Actions} actions
+ */
+export function makePanel(setting, { classes, variants }, actions) {
+  const controls = makeControls(setting, classes, actions);
+  const strip = makeStrip(setting, classes, variants, actions);
+  const columns = Object.values(NAMES).map((name) => column(name, classes, SIDE, FACTOR));
+  const loss = chart(NAMES);
+  const status = h("p", { class: "advlib-status", role: "status" });
+  const said = h("p", { class: "advlib-hidden", "aria-live": "polite" });
+  const problem = h("span");
+  const failure = h("p", { class: "advlib-error", role: "alert", hidden: true }, problem, " ",
+    h("button", { type: "button", class: "lab-retry", onclick: actions.retry }, "Try again"));
+  const element = h(
+    "div",
+    { role: "group", "aria-label": "Live Lab" },
+    strip.element,
+    controls.element,
+    failure,
+    h("div", { class: "lab-columns" }, columns.map((one) => one.element)),
+    status,
+    loss.element,
+    said,
+  );
+  let loading = false;
+  let note = "";
+  let timer = 0;
+
+  function say(lines) {
+    clearTimeout(timer);
+    timer = setTimeout(() => said.replaceChildren(`${lines.join(". ")}.`), QUIET);
+  }
+
+  function draw(results) {
+    const lists = Object.values(results);
+    const role = setting.attack === "noise" ? "noise" : "adversarial";
+    const lines = lists.map((list, n) => {
+      const found = list[setting.stop];
+      columns[n].stale(!found);
+      return found && columns[n].update(found, setting.picture.pixels, setting.picture.y, role);
+    });
+    const missing = lines.some((line) => !line);
+    const busy = loading ? "The networks are on their way (1.2 MB) …" : "Computing …";
+    status.textContent = missing && failure.hidden ? busy : note;
+    if (!missing) say(lines);
+    drawLoss(lists);
+    controls.follow();
+  }
+
+  function drawLoss(lists) {
+    const goal = classes[setting.attack === "targeted" ? setting.target : setting.picture.y];
+    const title = `Loss of “${goal}”`;
+    if (iterated(setting.attack)) {
+      const steps = STEPS[setting.steps];
+      const lines = lists.map((list) => list[setting.stop]?.losses ?? []);
+      if (lines.every((line) => line.length)) {
+        // With epsilon 0 no step is taken, and the loss stays.
+        const whole = lines.map((line) => (line.length > 1 ? line : Array(steps + 1).fill(line[0])));
+        loss.update(whole, { title, axis: "step", tick: String }, steps);
+      }
+      return;
+    }
+    const lines = lists.map((list) => Array.from({ length: STOPS }, (_, i) => list[i]?.losses.at(-1)));
+    if (lines.some((line) => line.some((value) => value !== undefined))) {
+      const { axis } = NORMS[setting.norm];
+      loss.update(lines, { title, axis, tick: String }, setting.stop);
+    }
+  }
+
+  return {
+    element,
+    draw,
+    showPictures: strip.show,
+    forget: strip.clear,
+    loading: (is) => (loading = is),
+    note: (text) => (note = text),
+    failed(text) {
+      problem.textContent = text;
+      failure.hidden = !text;
+    },
+  };
+}
+
+function makeControls(setting, classes, actions) {
+  const eps = slider("epsilon", STOPS, setting.stop, (i) => NORMS[setting.norm].text(i), actions.drag);
+  const stepsText = (i) => (iterated(setting.attack) ? String(STEPS[i]) : ONE_STEP[setting.attack]);
+  const steps = slider("steps", STEPS.length, setting.steps, stepsText, (i) => actions.change({ steps: i }));
+  const target = select("target", classes, setting.target, (i) => actions.change({ target: i }));
+  const truth = select("it shows", classes, setting.picture.y,
+    (y) => actions.change({ picture: { ...setting.picture, y } }));
+  const about = h("p", { class: "advlib-note lab-about lab-wide" });
+  const norms = Object.entries(NORMS).map(([norm, { name }]) => [norm, name]);
+  const element = h(
+    "div",
+    { class: "advlib-controls" },
+    truth.element,
+    segments("attack", ATTACKS, setting.attack, (attack) => actions.change({ attack }), { wide: true }),
+    about,
+    eps.element,
+    segments("norm", norms, setting.norm, (norm) => actions.change({ norm })),
+    steps.element,
+    target.element,
+  );
+  return {
+    element,
+    /** Shows what belongs to the present setting. */
+    follow() {
+      about.textContent = ABOUT[setting.attack];
+      steps.input.disabled = !iterated(setting.attack);
+      target.list.disabled = setting.attack !== "targeted";
+      truth.element.hidden = !setting.picture.own;
+      target.list.value = String(setting.target);
+      truth.list.value = String(setting.picture.y);
+      eps.update();
+      steps.update();
+    },
+  };
+}
+
+/** The stored pictures as radio buttons, and the button for the reader's own. */
+function makeStrip(setting, classes, variants, actions) {
+  const name = uniqueId();
+  const file = h("input", {
+    type: "file",
+    accept: "image/*",
+    class: "lab-file",
+    onchange: () => {
+      if (file.files[0]) actions.upload(file.files[0]);
+      file.value = ""; // the same file again is a change again
+    },
+  });
+  const places = Array.from({ length: classes.length * variants }, (_, place) => {
+    const label = `${classes[Math.floor(place / variants)]}${place % variants ? `, ${1 + (place % variants)}` : ""}`;
+    const picture = screen(SIDE, "");
+    picture.canvas.removeAttribute("role");
+    picture.canvas.removeAttribute("aria-label");
+    const input = h("input", {
+      type: "radio",
+      name,
+      value: place,
+      "aria-label": label,
+      checked: place === setting.picture.name,
+      disabled: place !== setting.picture.name,
+    });
+    return { input, picture, element: h("label", { title: label }, input, picture.canvas) };
+  });
+  const element = h(
+    "div",
+    { class: "lab-pictures" },
+    h("fieldset", {}, h("legend", { class: "advlib-label" }, "Pick a picture"),
+      h("div", { class: "lab-strip" }, places.map((place) => place.element))),
+    h("p", { class: "lab-upload" }, h("label", {}, file, h("span", {}, "or use your own")),
+      h("span", { class: "advlib-note" }, "It stays in this page.")),
+  );
+  const paint = (place, pixels) => place.picture.paint((i) => pixels[i]);
+  paint(places[setting.picture.name], setting.picture.pixels);
+  return {
+    element,
+    /** @param {Uint8Array} all  the pictures' bytes, one picture after the other */
+    show(all) {
+      const length = SIDE * SIDE * 3;
+      places.forEach((place, i) => {
+        const pixels = all.subarray(i * length, (i + 1) * length);
+        paint(place, pixels);
+        place.input.disabled = false;
+        place.input.onchange = () => actions.choose(i, pixels);
+      });
+    },
+    clear: () => places.forEach((place) => (place.input.checked = false)),
+  };
+}

@@ -1,0 +1,270 @@
+"""Auto-PGD: what it promises, its schedule, and that it finds at least what PGD finds."""
+
+import copy
+
+import pytest
+import reference
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_threats import assert_inside
+from torch import Tensor, nn
+
+import advlib
+from advlib.autopgd import _Checkpoints, apgd, apgd_over_classes, dlr
+from advlib.data import signs
+from advlib.errors import LabelError, ModelOutputError, PixelError, ThreatError
+from advlib.gradients import cross_entropy, margin
+
+RANDOM_STATE_IS_WATCHED = True
+
+SHAPE = (3, 5, 5)
+BUDGET = {"linf": 0.1, "l2": 0.5, "l1": 2.0}
+norms = st.sampled_from(("linf", "l2", "l1"))
+seeds = st.integers(0, 2**31)
+
+
+def right(model: nn.Module, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Pictures with the classes that `model` gives them."""
+    x = reference.pictures(n, *SHAPE, seed=seed, ends=0.1).float()
+    return x, model(x).argmax(1)
+
+
+def small(classes: int = 5, seed: int = 0, scale: float = 3.0) -> nn.Module:
+    return reference.mlp(75, classes, seed, scale).float()
+
+
+class Witness(nn.Module):
+    """Writes down how many pictures it is shown at a time."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.rows: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows.append(len(x))
+        return self.model(x)
+
+
+# -- ball and box ----------------------------------------------------------------------------
+
+
+@given(
+    norms,
+    seeds,
+    st.sampled_from([0.0, 1 / 255, 0.1, 0.3, 1.5, 50.0]),
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    st.sampled_from(["ce", "margin", "dlr"]),
+    st.booleans(),
+)
+def test_the_result_lies_in_ball_and_box(
+    norm: str, seed: int, eps: float, dtype: torch.dtype, loss: str, targeted: bool
+) -> None:
+    model = small(seed=seed % 7).to(dtype)
+    x = reference.pictures(3, *SHAPE, seed=seed).to(dtype)
+    y = reference.classes(3, 5, seed)
+    options = {"norm": norm, "steps": 5, "restarts": 2, "loss": loss, "early_stop": False}
+    assert_inside(x, apgd(model, x, y, eps, targeted=targeted, **options), eps, norm)
+
+
+@given(norms, seeds, st.sampled_from(["margin", "dlr"]))
+def test_the_result_over_classes_lies_in_ball_and_box(norm: str, seed: int, loss: str) -> None:
+    x = reference.pictures(3, *SHAPE, seed=seed).float()
+    y = reference.classes(3, 5, seed)
+    x_adv = apgd_over_classes(small(), x, y, 0.2, norm=norm, steps=4, loss=loss)
+    assert_inside(x, x_adv, 0.2, norm)
+
+
+def test_no_pictures_and_no_budget_give_the_pictures_back() -> None:
+    model = small()
+    x, y = right(model, 3)
+    assert apgd(model, x[:0], y[:0]).shape == x[:0].shape
+    assert apgd_over_classes(model, x[:0], y[:0]).shape == x[:0].shape
+    assert torch.equal(apgd(model, x, y, 0.0), x)
+
+
+# -- what it finds ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", BUDGET)
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+def test_it_finds_what_pgd_finds(norm: str, loss: str) -> None:
+    """A narrow, curved model; over 60 pictures it may miss one that PGD finds by luck."""
+    model = small(scale=6.0)
+    x, y = right(model, 60)
+    options = {"norm": norm, "steps": 20, "loss": loss}
+    eps = BUDGET[norm] / 2
+    fooled = [
+        (model(attack(model, x, y, eps, **options)).argmax(1) != y).sum().item()
+        for attack in (advlib.pgd, apgd)
+    ]
+    assert 0 < fooled[0] < 60
+    assert fooled[1] >= fooled[0] - 1
+
+
+def test_on_the_robust_sign_model_it_is_at_least_as_strong_as_pgd() -> None:
+    model = advlib.models.load("signs-robust")
+    x, y = signs.render(24, seed=77)
+    standing = []
+    for attack in (advlib.pgd, apgd):
+        x_adv = attack(model, x, y, 8 / 255, steps=8, loss="margin", early_stop=True)
+        standing.append(int((model(x_adv).argmax(1) == y).sum()))
+    assert standing[1] <= standing[0] < 24
+
+
+def test_a_target_is_reached() -> None:
+    model = small()
+    x, y = right(model, 20)
+    targets = (y + 1) % 5
+    x_adv = apgd(model, x, targets, 0.5, targeted=True, steps=20)
+    assert (model(x_adv).argmax(1) == targets).float().mean() > 0.8
+
+
+def test_large_logits_hide_nothing_from_the_scale_free_loss() -> None:
+    plain = small()
+    x, y = right(plain, 40)
+    loud = nn.Sequential(copy.deepcopy(plain))
+    loud[0][-1].weight.data *= 1000
+    loud[0][-1].bias.data *= 1000
+    options = {"steps": 10, "loss": "dlr"}
+    fooled = [int((m(apgd(m, x, y, 0.1, **options)).argmax(1) != y).sum()) for m in (plain, loud)]
+    assert fooled[0] == fooled[1] > 0
+
+
+class OnlyOneGivesWay(nn.Module):
+    """Class 1 is closest at the picture and cannot win; class 2 is far away and can.
+
+    The logits are 1, a bounded bump that stays below 1, and a slope that starts low.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = x.flatten(1).mean(1)
+        zeros = torch.zeros_like(far)
+        return torch.stack([zeros + 1, 0.95 - (far - 0.2).abs() / 4, 6 * far - 4, zeros - 5], 1)
+
+
+@pytest.mark.parametrize("loss", ["margin", "dlr"])
+def test_another_class_than_the_nearest_is_tried(loss: str) -> None:
+    model = OnlyOneGivesWay()
+    x, y = torch.full((3, 1, 4, 4), 0.2), torch.zeros(3, dtype=torch.long)
+    nearest = apgd(model, x, y, 0.7, loss=loss, steps=10)
+    assert (model(nearest).argmax(1) == y).all()
+    each = apgd_over_classes(model, x, y, 0.7, loss=loss, steps=10, classes=2)
+    assert (model(each).argmax(1) == 2).all()
+    one = apgd_over_classes(model, x, y, 0.7, loss=loss, steps=10, classes=1)
+    assert (model(one).argmax(1) == y).all()
+
+
+def test_without_early_stop_the_loss_is_driven_further() -> None:
+    model = small()
+    x, y = right(model, 20)
+    early, late = (apgd(model, x, y, 0.3, early_stop=stop) for stop in (True, False))
+    assert cross_entropy(model(late), y).mean() > cross_entropy(model(early), y).mean() + 0.1
+    assert ((model(early).argmax(1) != y) == (model(late).argmax(1) != y)).all()
+
+
+# -- the schedule -----------------------------------------------------------------------------
+
+
+def test_the_checkpoints_are_the_papers() -> None:
+    """With 100 steps AutoAttack looks at 22, 41, 57, 70, 80, 87, 93 and 99."""
+    due = _Checkpoints.of(100, torch.device("cpu")).due
+    assert due.nonzero().squeeze(1).tolist() == [22, 41, 57, 70, 80, 87, 93, 99]
+
+
+def test_a_step_too_long_is_halved_until_the_top_is_found() -> None:
+    """The loss peaks at 0.5: steps of twice the budget jump over it again and again."""
+
+    def model(x: Tensor) -> Tensor:
+        value = -((x - 0.503).square()).flatten(1).sum(1) * 50
+        return torch.stack([torch.zeros_like(value) + 10, value], 1)
+
+    x, y = torch.full((1, 1, 2, 2), 0.4), torch.zeros(1, dtype=torch.long)
+    x_adv = apgd(model, x, y, 0.2, steps=60, loss="margin")
+    assert (x_adv - 0.503).abs().max() < 0.01
+
+
+# -- work ---------------------------------------------------------------------------------------
+
+
+def test_fooled_pictures_cost_nothing_more_and_the_batch_is_refilled() -> None:
+    model = small()
+    x, y = right(model, 30)
+    y[10:20] = (y[10:20] + 1) % 5  # fooled already
+    witness = Witness(model)
+    apgd(witness, x, y, 1e-6, steps=5, batch_size=10)
+    # 20 pictures stand and take 5 steps and a last look; the others are seen once.
+    assert sum(witness.rows) == 20 * 6 + 10
+    assert max(witness.rows) == 10
+    # Refilled: no more calls than full batches need, and the last round.
+    assert len(witness.rows) <= -(-130 // 10) + 6
+
+
+def test_the_batch_size_does_not_change_the_result() -> None:
+    model = small().double()
+    x, y = right(small(), 17)
+    whole = apgd(model, x.double(), y, 0.1, steps=10)
+    parts = apgd(model, x.double(), y, 0.1, steps=10, batch_size=4)
+    assert torch.allclose(whole, parts, atol=1e-9)
+
+
+def test_equal_calls_give_equal_results_and_other_generators_others() -> None:
+    model = small()
+    x, y = right(model, 10)
+    options = {"restarts": 3, "steps": 5, "early_stop": False}
+
+    def run(seed: int | None) -> Tensor:
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        return apgd(model, x, y, 0.02, generator=generator, **options)
+
+    assert torch.equal(run(None), run(None))
+    assert torch.equal(run(3), run(3))
+
+
+def test_the_caller_is_left_as_it_was() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5), *small()).train()
+    state = copy.deepcopy(model.state_dict())
+    x = reference.pictures(6, *SHAPE).float().requires_grad_()
+    y = reference.classes(6, 5)
+    before = x.detach().clone()
+    for attack in (apgd, apgd_over_classes):
+        attack(model, x, y, 0.1, steps=3)
+        assert torch.equal(x.detach(), before) and x.grad is None and x.requires_grad
+        assert all(module.training for module in model.modules())
+        assert all(p.requires_grad and p.grad is None for p in model.parameters())
+        held = model.state_dict()
+        assert all(torch.equal(held[key], state[key]) for key in state)
+
+
+# -- losses and errors --------------------------------------------------------------------------
+
+
+def test_dlr_worked_out_by_hand() -> None:
+    logits = torch.tensor([[4.0, 1.0, 3.0, 0.0], [1.0, 5.0, 2.0, 0.0]])
+    y = torch.tensor([0, 0])
+    # (3 - 4) / (4 - 1) and (5 - 1) / (5 - 1)
+    assert torch.allclose(dlr(logits, y), torch.tensor([-1 / 3, 1.0]))
+    assert torch.allclose(dlr(100 * logits + 7, y), dlr(logits, y))
+    assert ((dlr(logits, y) > 0) == (margin(logits, y) > 0)).all()
+
+
+def test_what_cannot_be_is_said() -> None:
+    model, two = small(), small(classes=2)
+    x, y = right(model, 3)
+    with pytest.raises(PixelError, match="normalised"):
+        apgd(model, 5 * x, y)
+    with pytest.raises(LabelError):
+        apgd(model, x, y + 5)
+    with pytest.raises(ThreatError, match="steps"):
+        apgd(model, x, y, steps=0)
+    with pytest.raises(ThreatError, match="loss"):
+        apgd(model, x, y, loss="hinge")
+    with pytest.raises(ThreatError, match="margin"):
+        apgd(two, x, y * 0, loss="dlr")
+    with pytest.raises(ThreatError, match="margin"):
+        apgd_over_classes(small(classes=3), x, y * 0, loss="dlr")
+    with pytest.raises(ThreatError, match="expected"):
+        apgd_over_classes(model, x, y, loss="ce")
+    with pytest.raises(ModelOutputError, match="finite"):
+        apgd(lambda x: model(x) * (x.flatten(1).sum(1, keepdim=True) - 1e9).sqrt().clamp(0), x, y)
