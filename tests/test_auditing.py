@@ -55,7 +55,7 @@ def drawn(model: Any, x: Tensor, y: Tensor, budget: Budget) -> Tensor:
 
 CHEAP = (
     Attack("drawn", "nothing", drawn),
-    Attack("fgsm", "gradients", lambda model, x, y, budget: nudge(model, x, y)),
+    Attack("fgsm", "gradients", lambda m, x, y, budget: advlib.fgsm(m, x, y, budget.eps)),
 )
 QUIET: dict[str, Any] = {"masking": False, "attacks": CHEAP, "batch_size": 8}
 

@@ -8,8 +8,13 @@ each has one unambiguous gradient, and all of them run in a web page in plain Ja
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+Activation = Callable[[Tensor], Tensor]
+"""A function of each number on its own, such as `torch.relu`."""
 
 PIXEL_MEAN = 0.5
 PIXEL_SCALE = 4.0
@@ -21,8 +26,11 @@ class Block(nn.Module):
     Where the block halves the picture, the shortcut is a 2 x 2 average and a 1 x 1 convolution.
     """
 
-    def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:
+    def __init__(
+        self, channels_in: int, channels: int, stride: int = 1, activation: Activation = torch.relu
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
@@ -34,8 +42,8 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        h = torch.relu(self.norm1(self.conv1(x)))
-        return torch.relu(self.norm2(self.conv2(h)) + self.shortcut(x))
+        h = self.activation(self.norm1(self.conv1(x)))
+        return self.activation(self.norm2(self.conv2(h)) + self.shortcut(x))
 
 
 class SignNet(nn.Module):
@@ -49,6 +57,9 @@ class SignNet(nn.Module):
         Channels at half, a quarter and an eighth of the picture's size.
     depths : tuple of int
         Residual blocks at each of these sizes.
+    activation : callable
+        What follows each normalisation; a smooth one such as `torch.nn.functional.silu` has a
+        gradient that changes gradually too (Xie et al. 2020, Smooth Adversarial Training).
 
     References
     ----------
@@ -60,8 +71,10 @@ class SignNet(nn.Module):
         classes: int = 16,
         widths: tuple[int, ...] = (16, 32, 64),
         depths: tuple[int, ...] = (1, 1, 2),
+        activation: Activation = torch.relu,
     ) -> None:
         super().__init__()
+        self.activation = activation
         self.stem = nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(widths[0])
         blocks: list[nn.Module] = []
@@ -69,14 +82,14 @@ class SignNet(nn.Module):
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             for i in range(depth):
                 halve = stage > 0 and i == 0
-                blocks.append(Block(channels, width, stride=2 if halve else 1))
+                blocks.append(Block(channels, width, 2 if halve else 1, activation))
                 channels = width
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, classes) of pictures (n, 3, h, w) in [0, 1]."""
-        h = torch.relu(self.norm(self.stem(_centre(x))))
+        h = self.activation(self.norm(self.stem(_centre(x))))
         return self.head(self.blocks(h).mean((2, 3)))
 
 

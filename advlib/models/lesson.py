@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,8 +17,21 @@ from torch import Tensor, nn
 from advlib.errors import InputError, WeightsError
 from advlib.models.architectures import MLP, Linear, PlainCNN, SignNet, SignViT
 
+_small = partial(SignNet, widths=(8, 16, 32), depths=(1, 1, 1))
+
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the shipped weights and their model cards."""
+
+SMALL: dict[str, Callable[[], nn.Module]] = {
+    "standard": _small,
+    "wide": partial(_small, widths=(16, 32, 64)),
+    "deep": partial(_small, depths=(2, 2, 2)),
+    "smooth": partial(_small, activation=nn.functional.silu),
+    **dict.fromkeys(("augmented", "noise", "more-data"), _small),
+    **dict.fromkeys(("decay", "smoothed-labels", "gradient-penalty"), _small),
+    **dict.fromkeys(("fgsm", "fast", "pgd", "trades"), _small),
+}
+"""The rows of lesson 9's table: nearly all of them the same network, trained differently."""
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "signs-standard": SignNet,
@@ -26,11 +40,16 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "signs-mlp": lambda: MLP(hidden=(64, 64), pool=2),
     "signs-cnn": PlainCNN,
     "signs-vit": lambda: SignViT(depth=3),
+    "signs-american": lambda: SignNet(widths=(12, 24, 48), depths=(1, 1, 1)),
+    "signs-american-cnn": PlainCNN,
     **{
         f"signs-{labels}-{seed}": lambda: SignNet(widths=(8, 16, 32), depths=(1, 1, 1))
         for labels in ("relabelled", "control")
         for seed in range(3)
     },
+    **{f"signs-small-{defence}": network for defence, network in SMALL.items()},
+    "signs-fgsm-overfit": SignNet,
+    "signs-fgsm-mended": SignNet,
 }
 """The network of each lesson model, untrained."""
 
@@ -39,9 +58,11 @@ NAMES: tuple[str, ...] = tuple(NETWORKS)
 
 ``signs-standard`` and ``signs-robust`` are the same residual network, trained on the pictures as
 they are, or against PGD. ``signs-linear``, ``signs-mlp``, ``signs-cnn`` and ``signs-vit`` are other
-architectures, trained on the pictures as they are. ``signs-relabelled-0`` to ``-2`` have seen only
-perturbed pictures with the attacker's labels, ``signs-control-0`` to ``-2`` the same labels on
-pictures with random noise (lesson 8).
+architectures, trained on the pictures as they are. ``signs-american`` and ``signs-american-cnn``
+read the same classes drawn in the other style (lesson 11). ``signs-relabelled-0`` to ``-2`` have
+seen only perturbed pictures with the attacker's labels, ``signs-control-0`` to ``-2`` the same
+labels on pictures with random noise (lesson 8). ``signs-small-...`` are the rows of lesson 9's
+table; ``signs-fgsm-overfit`` has learned to meet one attack only, ``signs-fgsm-mended`` has not.
 """
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import lab
 import live_lab
 import numpy as np
+import page_policy
 import pytest
 import torch
 from PIL import Image
@@ -93,14 +94,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(Path(base.__file__).parent / "widgets.css", root / "_static")
     element = live_lab.lab_html(opening, alt, live_lab.FOLDER, live_lab.digest(folder))
     for name, labs in (("one", 1), ("two", 2)):
-        (root / f"{name}.html").write_text(
+        page = (
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Lab</title>'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<link rel="icon" href="data:,"><link rel="stylesheet" href="_static/widgets.css">'
             '<link rel="stylesheet" href="_static/lab/lab.css"></head>'
-            f"<body><main><h1>Lab</h1>{element * labs}<p>after</p></main></body></html>",
-            encoding="utf-8",
+            f"<body><main><h1>Lab</h1>{element * labs}<p>after</p></main></body></html>"
         )
+        # Under the policy of the book's pages.
+        (root / f"{name}.html").write_text(page_policy.guarded(page), encoding="utf-8")
     return root
 
 

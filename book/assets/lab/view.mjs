@@ -60,7 +60,7 @@ export function segments(legend, options, chosen, onchange, { wide = false } = {
 /** A slider over `stops` places; `text(place)` is what it says. */
 export function slider(label, stops, at, text, oninput) {
   const id = uniqueId();
-  const value = h("output", { class: "advlib-value", for: id });
+  const value = h("span", { class: "advlib-value" });
   const input = h("input", { type: "range", id, min: 0, max: stops - 1, step: 1, value: at });
   const update = () => {
     value.textContent = text(Number(input.value));
