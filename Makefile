@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 HTML   := _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test units long coverage faults test-colab lab serve notebooks new-lesson \
+.PHONY: help setup book test units long coverage faults bench test-colab lab serve notebooks new-lesson \
   lint links dependencies dist pdf clean
 
 help:  ## this list
@@ -48,6 +48,14 @@ coverage: $(READY)  ## which lines and branches of advlib the tests reach; at le
 
 faults: $(READY)  ## put faults into a copy of advlib, one at a time: would the tests notice?
 	$(BIN)/python -m tests.faults
+
+# Beside the package, never in it: without their dependencies, torch and numpy stay those of the book.
+build/peers/.ready: benchmarks/requirements.txt $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/peers -r benchmarks/requirements.txt
+	@touch $@
+
+bench: build/peers/.ready  ## time the attacks beside other libraries and a bare loop
+	$(BIN)/python -m benchmarks
 
 test-colab: $(READY)  ## run every lesson with the versions that Colab has, in build/colab
 	$(BIN)/python -m tests.colab

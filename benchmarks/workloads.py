@@ -1,0 +1,59 @@
+"""What is attacked: three networks of three sizes, with pictures and classes drawn from a seed."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Workload(NamedTuple):
+    """A model and a batch; weights are random, because only the time is measured."""
+
+    name: str
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    eps: float
+    steps: int
+
+
+def small_cnn() -> nn.Module:
+    """Two convolutions for 28 x 28 pictures."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 7 * 7, 100),
+        nn.ReLU(),
+        nn.Linear(100, 10),
+    )
+
+
+def resnet18(classes: int) -> nn.Module:
+    """Torchvision's ResNet-18, untrained."""
+    from torchvision import models
+
+    return models.resnet18(weights=None, num_classes=classes)
+
+
+def _make(
+    name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], steps: int, classes: int
+) -> Workload:
+    torch.manual_seed(0)
+    model = build().eval()
+    x = torch.rand(shape)
+    return Workload(name, model, x, torch.arange(len(x)) % classes, 8 / 255, steps)
+
+
+def workloads() -> list[Workload]:
+    """Small, middle and large."""
+    return [
+        _make("a: CNN, 256 x 1x28x28, PGD-40", small_cnn, (256, 1, 28, 28), 40, 10),
+        _make("b: ResNet-18, 64 x 3x32x32, PGD-10", lambda: resnet18(10), (64, 3, 32, 32), 10, 10),
+        _make(
+            "c: ResNet-18, 8 x 3x224x224, PGD-10", lambda: resnet18(100), (8, 3, 224, 224), 10, 100
+        ),
+    ]
