@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 HTML   := _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test units long coverage faults bench test-colab lab serve notebooks new-lesson \
+.PHONY: help setup book test units long coverage faults scoreboard bench test-colab lab serve notebooks new-lesson \
   lint links dependencies dist pdf clean
 
 help:  ## this list
@@ -53,6 +53,9 @@ faults: $(READY)  ## put faults into a copy of advlib, one at a time: would the 
 build/peers/.ready: benchmarks/requirements.txt $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/peers -r benchmarks/requirements.txt
 	@touch $@
+
+scoreboard: $(READY)  ## measure what papers published, and write the page
+	$(BIN)/python book/scoreboard.py
 
 bench: build/peers/.ready  ## time the attacks beside other libraries and a bare loop
 	$(BIN)/python -m benchmarks

@@ -298,10 +298,9 @@ def _vanishing(grad: Tensor) -> Symptom:
 
 def _slope(case: _Case, grad: Tensor) -> Symptom:
     """Does the loss change in random directions as the gradient says?"""
-    h = threats.random_point(case.x, case.eps / 8, case.norm, case.generator)
     said, measured = [], []
     for _ in range(_DIRECTIONS):
-        delta = threats.random_point(h, case.eps / 8, case.norm, case.generator)
+        delta = threats.random_point(case.x, case.eps / 8, case.norm, case.generator)
         ends = ((case.x + delta).clamp(0, 1), (case.x - delta).clamp(0, 1))
         with torch.no_grad():
             up, down = (case.other_loss(_wide(case.model(end)), case.y) for end in ends)

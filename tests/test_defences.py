@@ -69,13 +69,14 @@ def test_a_gradient_through_rounding_is_zero_and_straight_through_it_is_not() ->
 def test_jpeg_agrees_with_a_real_one(quality: int) -> None:
     x = (255 * pictures(1, 32)).round() / 255
     bytes_ = io.BytesIO()
-    array = (255 * x[0].permute(1, 2, 0)).byte().numpy()
+    array = (255 * x[0].permute(1, 2, 0)).round().byte().numpy()
     Image.fromarray(array).save(bytes_, "JPEG", quality=quality, subsampling=0)
     real = torch.from_numpy(np.array(Image.open(bytes_))).permute(2, 0, 1)[None] / 255
     mine = JPEG(network(32), quality).prepare(x)
-    # The real one rounds pixels and colours to whole grey levels on the way; ours does not.
-    assert (mine - real).abs().mean() < 1.2 / 255
-    assert (mine - real).abs().mean() < (mine - x).abs().mean() + 1.2 / 255
+    # The real one also rounds colours and pixels to whole grey levels, which now and then turns
+    # the rounding of a coefficient the other way.
+    lost = (real - x).abs().mean()
+    assert (mine - real).abs().mean() < 1 / 255 + 0.15 * lost
 
 
 def test_jpeg_steps_are_those_of_the_standard() -> None:

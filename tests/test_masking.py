@@ -97,7 +97,7 @@ def test_a_surrogate_gives_a_masked_network_away() -> None:
 
 
 def _signs() -> tuple[nn.Module, Tensor, Tensor]:
-    x, y = signs.render(12, seed=101)
+    x, y = signs.render(10, seed=101)
     return advlib.models.load("signs-standard"), x, y
 
 

@@ -1,0 +1,502 @@
+"""Measure what papers published, and write the scoreboard: book/scoreboard.json and its page.
+
+python book/scoreboard.py          measure all rows whose data are at hand
+python book/scoreboard.py --page   write the page again from the stored measurements
+
+MNIST and the networks that papers released are looked for in $ADVLIB_DATA (MNIST is fetched there
+if the network allows), ImageNet's validation pictures in $ADVLIB_IMAGENET: a folder with one folder
+for each of the 1,000 classes. A row whose data are missing says so; nothing of it is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import advlib
+from advlib import smoothing
+from advlib.data import signs
+from advlib.data.classics import classic
+from advlib.errors import DownloadError, InputError, WeightsError
+from advlib.evaluation import Proportion, accuracy, wilson
+from advlib.linearity import worst_margin
+from advlib.models.architectures import Linear
+from advlib.models.published import published
+from advlib.training import train
+
+ROOT = Path(__file__).resolve().parents[1]
+STORED = ROOT / "book" / "scoreboard.json"
+PAGE = ROOT / "book" / "scoreboard.md"
+SEEDS = (0, 1, 2)
+"""Of what is trained here; a share is that of all its networks together."""
+
+Data = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published number and ours."""
+
+    cite: str
+    """Key in references.bib."""
+    setting: str
+    published: float | str
+    """In per cent; or an ordering, in words."""
+    tolerance: float | None
+    """Most that ours may differ, in points; None for an ordering."""
+    why: str
+    """What the tolerance allows for."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a row."""
+
+    row: Row
+    verdict: str
+    """``"pass"``, ``"fail"`` or ``"not run"``."""
+    ours: str = ""
+    count: int | None = None
+    total: int | None = None
+    seeds: tuple[int, ...] = ()
+    reason: str = ""
+
+
+def judge(row: Row, share: Proportion, seeds: tuple[int, ...] = ()) -> Result:
+    """Compare a measured share with the published one."""
+    assert isinstance(row.published, float) and row.tolerance is not None
+    inside = abs(100 * share.value - row.published) <= row.tolerance
+    said = f"{100 * share.value:.2f} ({100 * share.low:.2f} to {100 * share.high:.2f})"
+    return Result(row, "pass" if inside else "fail", said, share.count, share.total, seeds)
+
+
+def order(row: Row, holds: bool, said: str, seeds: tuple[int, ...] = ()) -> Result:
+    """Whether a published ordering holds."""
+    return Result(row, "pass" if holds else "fail", said, seeds=seeds)
+
+
+def together(shares: list[Proportion]) -> Proportion:
+    """One share of several networks' pictures."""
+    return wilson(sum(share.count for share in shares), sum(share.total for share in shares))
+
+
+def errors(share: Proportion) -> Proportion:
+    """The share of wrong answers."""
+    return wilson(share.total - share.count, share.total)
+
+
+# -- linear models on MNIST ------------------------------------------------------------------------
+
+
+@cache
+def digits(train_set: bool, *kept: int) -> Data:
+    """MNIST; only the digits `kept`, counted from 0, if any are named."""
+    x, y = classic("mnist", train=train_set)
+    if not kept:
+        return x, y
+    rows = torch.isin(y, torch.tensor(kept))
+    y = torch.stack([y[rows] == digit for digit in kept], 1).int().argmax(1)
+    return x[rows], y
+
+
+def regression(
+    data: Data, classes: int, seed: int, *, epochs: int, perturb: Any = None, lr: float = 0.1
+) -> Linear:
+    """Softmax regression; with two classes, logistic regression."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Linear((1, 28, 28), classes)
+    train(model, *data, perturb=perturb, epochs=epochs, batch_size=100, lr=lr, seed=seed)
+    return model.eval().requires_grad_(False)
+
+
+def linear_attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return advlib.fgsm(model, x, y, 0.25)
+
+
+def goodfellow() -> Iterator[Callable[[], list[Result]]]:
+    """Section 5 of the paper: logistic and softmax regression under FGSM of 0.25."""
+    two = [
+        Row(
+            "goodfellow2015explaining",
+            "MNIST 3 against 7, logistic regression: error on clean pictures",
+            1.6,
+            1.5,
+            "another training",
+        ),
+        Row(
+            "goodfellow2015explaining",
+            "the same under FGSM, eps 0.25: error",
+            99.0,
+            4.0,
+            "another training",
+        ),
+    ]
+    ten = [
+        Row(
+            "goodfellow2015explaining",
+            "MNIST, softmax regression under FGSM, eps 0.25: error",
+            99.9,
+            2.0,
+            "another training",
+        ),
+    ]
+
+    def three_or_seven() -> list[Result]:
+        models = [regression(digits(True, 3, 7), 2, seed, epochs=10) for seed in SEEDS]
+        x, y = digits(False, 3, 7)
+        clean = together([errors(accuracy(model, x, y)) for model in models])
+        hit = together([errors(accuracy(model, x, y, linear_attack)) for model in models])
+        return [judge(two[0], clean, SEEDS), judge(two[1], hit, SEEDS)]
+
+    def all_ten() -> list[Result]:
+        models = [regression(digits(True), 10, seed, epochs=5) for seed in SEEDS]
+        x, y = digits(False)
+        hit = together([errors(accuracy(model, x, y, linear_attack)) for model in models])
+        return [judge(ten[0], hit, SEEDS)]
+
+    yield _rows(two, three_or_seven)
+    yield _rows(ten, all_ten)
+
+
+def kolter() -> Iterator[Callable[[], list[Result]]]:
+    """Chapter 2 of the tutorial: MNIST 0 against 1, whose worst case is known exactly.
+
+    There a perturbed pixel may leave [0, 1]; so it may here, in this row alone.
+    """
+    rows = [
+        Row(
+            "kolter2018tutorial",
+            "MNIST 0 against 1, linear, eps 0.2, worst case: error",
+            85.0,
+            10.0,
+            "“about”; another training",
+        ),
+        Row(
+            "kolter2018tutorial",
+            "the same, robustly trained, worst case: error",
+            2.4,
+            1.0,
+            "“about”; another training",
+        ),
+        Row(
+            "kolter2018tutorial",
+            "the same, robustly trained: error on clean pictures",
+            0.3,
+            0.3,
+            "another training",
+        ),
+    ]
+
+    def step(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return x + 0.2 * advlib.input_gradient(model, x, y).grad.sign()
+
+    def worst(model: Linear, x: Tensor, y: Tensor) -> Proportion:
+        layer = next(m for m in model.modules() if isinstance(m, nn.Linear))
+        margin = worst_margin(layer.weight, layer.bias, x, y, 0.2, box=False)
+        return wilson(int((margin <= 0).sum()), len(x))
+
+    def measured() -> list[Result]:
+        data, (x, y) = digits(True, 0, 1), digits(False, 0, 1)
+        plain = [regression(data, 2, seed, epochs=10) for seed in SEEDS]
+        robust = [regression(data, 2, seed, epochs=20, perturb=step) for seed in SEEDS]
+        return [
+            judge(rows[0], together([worst(model, x, y) for model in plain]), SEEDS),
+            judge(rows[1], together([worst(model, x, y) for model in robust]), SEEDS),
+            judge(rows[2], together([errors(accuracy(m, x, y)) for m in robust]), SEEDS),
+        ]
+
+    yield _rows(rows, measured)
+
+
+# -- networks that papers released -----------------------------------------------------------------
+
+
+def pgd40(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Forty steps of 0.01 from the picture itself, eps 0.3."""
+    return advlib.pgd(
+        model, x, y, 0.3, steps=40, step_size=0.01, random_start=False, early_stop=True
+    )
+
+
+def trades() -> Iterator[Callable[[], list[Result]]]:
+    """The released MNIST network of TRADES, all 10,000 test pictures."""
+    rows = [
+        Row(
+            "zhang2019trades",
+            "the released MNIST network: clean accuracy",
+            99.48,
+            0.005,
+            "the same weights: the last digit",
+        ),
+        Row(
+            "zhang2019trades",
+            "the same under PGD-40, eps 0.3, step 0.01, from the picture",
+            96.07,
+            0.03,
+            "the same weights: rounding of a few pictures",
+        ),
+    ]
+
+    def measured() -> list[Result]:
+        model, (x, y) = published("trades-mnist"), digits(False)
+        attacked = accuracy(model, x, y, pgd40, progress=True)
+        return [judge(rows[0], accuracy(model, x, y)), judge(rows[1], attacked)]
+
+    yield _rows(rows, measured)
+
+
+def madry() -> Iterator[Callable[[], list[Result]]]:
+    """Madry's numbers beside a smaller network that was trained in the same way."""
+    where = "MNIST, a smaller network trained in the same way (released by Wong et al. 2020)"
+    allowed = "another, smaller network"
+    rows = [
+        Row("madry2018towards", f"{where}: clean accuracy", 98.8, 1.5, allowed),
+        Row("madry2018towards", "the same under FGSM, eps 0.3", 95.6, 4.0, allowed),
+        Row("madry2018towards", "the same under PGD-40, eps 0.3", 93.2, 4.0, allowed),
+    ]
+
+    def fgsm(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return advlib.fgsm(model, x, y, 0.3)
+
+    def pgd(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return advlib.pgd(model, x, y, 0.3, steps=40, step_size=0.01, early_stop=True)
+
+    def measured() -> list[Result]:
+        model, (x, y) = published("wong-mnist"), digits(False)
+        attacks = (None, fgsm, pgd)
+        shares = [accuracy(model, x, y, attack) for attack in attacks]
+        return [judge(row, share, (0,)) for row, share in zip(rows, shares, strict=True)]
+
+    yield _rows(rows, measured)
+
+
+# -- in small, on signs ----------------------------------------------------------------------------
+
+
+def ilyas() -> Iterator[Callable[[], list[Result]]]:
+    """Networks trained on adversarially relabelled signs, on clean signs they never saw."""
+    row = Row(
+        "ilyas2019bugs",
+        "in small, on signs: trained only on pictures whose labels the perturbation decides, "
+        "right on clean pictures",
+        "far above chance, and above a control trained on noise",
+        None,
+        "an ordering",
+    )
+
+    def measured() -> list[Result]:
+        x, y = signs.render(1000, seed=2_000_000)
+        kinds = ("relabelled", "control")
+        found = {
+            kind: together([accuracy(advlib.models.load(f"signs-{kind}-{s}"), x, y) for s in SEEDS])
+            for kind in kinds
+        }
+        chance = 1 / len(signs.CLASS_NAMES)
+        relabelled, control = (found[kind] for kind in kinds)
+        holds = relabelled.low > 2 * max(chance, control.high)
+        said = (
+            f"{100 * relabelled.value:.1f} against {100 * control.value:.1f} for the control "
+            f"and {100 * chance:.1f} by chance"
+        )
+        return [order(row, holds, said, SEEDS)]
+
+    yield _rows([row], measured)
+
+
+def cohen() -> Iterator[Callable[[], list[Result]]]:
+    """An L2 attack on the smoothed sign network, as long as its certificates allow."""
+    row = Row(
+        "cohen2019certified",
+        "in small, on signs: L2 attack on the smoothed network within its certified radius",
+        "no certificate is beaten",
+        None,
+        "an ordering; each certificate may be wrong with probability 0.001",
+    )
+    sigma = 0.12
+
+    def measured() -> list[Result]:
+        model = advlib.models.load("signs-small-noise")
+        x, _ = signs.render(24, seed=2_000_002)
+        proved = smoothing.certify(model, x, sigma, samples=1000)
+        soft = smoothing.smoothed(model, sigma, samples=16)
+        asked = beaten = 0
+        for i in (proved.radius > 0).nonzero().squeeze(1).tolist():
+            one, label = x[i : i + 1], proved.label[i : i + 1]
+            radius = float(proved.radius[i])
+            x_adv = advlib.pgd(soft, one, label, radius, norm="l2", steps=10, loss="margin")
+            after = smoothing.predict(model, x_adv, sigma, samples=1000)
+            asked += 1
+            beaten += int((after != label) & (after != smoothing.ABSTAIN))
+        said = f"{beaten} of {asked} certificates beaten"
+        return [order(row, asked >= 10 and beaten == 0, said, (0,))]
+
+    yield _rows([row], measured)
+
+
+# -- ImageNet --------------------------------------------------------------------------------------
+
+
+def torchvision() -> Iterator[Callable[[], list[Result]]]:
+    """Clean top-1 of the networks that lessons use, on ImageNet's validation pictures."""
+    for name, cite, top1 in (
+        ("squeezenet1_1", "iandola2016squeezenet", 58.178),
+        ("mobilenet_v2", "sandler2018mobilenetv2", 71.878),
+    ):
+        row = Row(
+            cite,
+            f"torchvision's {name}, ImageNet validation pictures: top-1",
+            top1,
+            0.5,
+            "decoding and resizing of pictures",
+        )
+
+        def measured(name: str = name, row: Row = row) -> list[Result]:
+            folder = os.environ.get("ADVLIB_IMAGENET")
+            if not folder:
+                raise DownloadError("ADVLIB_IMAGENET names no folder with the validation pictures.")
+            return [judge(row, _top1(name, Path(folder)))]
+
+        yield _rows([row], measured)
+
+
+def _top1(name: str, folder: Path) -> Proportion:
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    prepare = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()]
+    data = datasets.ImageFolder(folder, transforms.Compose(prepare))
+    if len(data.classes) != 1000:
+        raise InputError(f"{folder} holds {len(data.classes)} folders; one for each class, 1,000.")
+    model = advlib.models.imagenet(name)
+    loader = DataLoader(data, batch_size=64, num_workers=2)
+    return together([accuracy(model, x, y) for x, y in loader])
+
+
+# -- all of it -------------------------------------------------------------------------------------
+
+
+def _rows(rows: list[Row], measured: Callable[[], list[Result]]) -> Callable[[], list[Result]]:
+    """Measure `rows`; where their data are missing, say so for each."""
+
+    def run() -> list[Result]:
+        try:
+            return measured()
+        except (DownloadError, WeightsError) as error:
+            reason = f"{str(error).split(': put ')[0].split('. ')[0].rstrip('.')}."
+            return [Result(row, "not run", reason=_without_paths(reason)) for row in rows]
+
+    return run
+
+
+def _without_paths(text: str) -> str:
+    """Folders of the machine that measured are nobody's business."""
+    return " ".join("a folder" if word.startswith(("/", "~")) else word for word in text.split())
+
+
+GROUPS = (goodfellow, kolter, madry, trades, ilyas, cohen, torchvision)
+
+
+def measure() -> dict[str, Any]:
+    """All rows, and what they were measured with."""
+    results: list[Result] = []
+    for group in GROUPS:
+        for run in group():
+            start = time.perf_counter()
+            results += run()
+            print(f"{group.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "advlib": advlib.__version__,
+            "processor": platform.machine(),
+        },
+        "rows": [asdict(result) for result in results],
+    }
+
+
+HEAD = """---
+myst:
+  html_meta:
+    description: Published results on adversarial examples, measured again by this book.
+---
+
+# Scoreboard
+
+% Written by `make scoreboard` from book/scoreboard.json; not edited by hand.
+
+What papers report, and what the code of this book finds. Shares are in per cent, with their 95 %
+interval; it covers the choice of pictures, not another training run. A row passes if ours differs
+from the published number by at most the tolerance, or if the published ordering holds. A row
+whose data were not at hand says so, and proves nothing.
+
+| | setting | published | ours | tolerance | pictures | seeds | |
+|---|---|---|---|---|---|---|---|
+"""
+
+VERDICTS = {"pass": "pass", "fail": "**fail**", "not run": "not run here"}
+
+
+def page(stored: dict[str, Any]) -> str:
+    """The page, from the stored measurements and nothing else."""
+    lines = [HEAD.rstrip("\n")]
+    for entry in stored["rows"]:
+        row = entry["row"]
+        published = row["published"]
+        tolerance = row["why"]
+        if row["tolerance"] is not None:
+            published = f"{published:g}"
+            tolerance = f"{row['tolerance']:g} points: {row['why']}"
+        ours = entry["ours"] or entry["reason"]
+        total = f"{entry['total']:,}" if entry["total"] else ""
+        cells = [
+            f"{{cite:t}}`{row['cite']}`",
+            row["setting"],
+            published,
+            ours,
+            tolerance,
+            total,
+            ", ".join(map(str, entry["seeds"])),
+            VERDICTS[entry["verdict"]],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    counts = {v: sum(e["verdict"] == v for e in stored["rows"]) for v in VERDICTS}
+    versions = ", ".join(f"{name} {value}" for name, value in stored["versions"].items())
+    lines += [
+        "",
+        f"{counts['pass']} of {len(stored['rows'])} rows pass, {counts['fail']} fail, "
+        f"{counts['not run']} were not run. Measured with {versions}.",
+        "",
+        "To measure again: `make scoreboard`. MNIST and the networks that papers released are "
+        "looked for in the folder that `ADVLIB_DATA` names, ImageNet's validation pictures in that "
+        "of `ADVLIB_IMAGENET`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--page", action="store_true", help="do not measure, write the page again")
+    if not parser.parse_args().page:
+        stored = measure()
+        STORED.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(json.loads(STORED.read_text(encoding="utf-8"))), encoding="utf-8")
+    print(f"wrote {PAGE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
