@@ -4,10 +4,13 @@ The floors of the package, from the ground up; imports run downward only:
 
 1. `threats` (the balls), `data` (pictures), `models` (networks)
 2. `gradients` (where an input gradient is taken); on it `landscape`, `linearity`, `activations` and
-   `attribution` (what lies around a picture and inside a network)
-3. `attacks` (noise, FGSM, PGD)
-4. `evaluation` (accuracy under attack), `inspection` (of attacks), `training`
-5. `checks`, `plots`, `widgets` (what only the reader's edge needs)
+   `attribution` (what lies around a picture and inside a network), `adaptive` (through defences
+   and chance) and `fast` (the same in less time)
+3. `attacks` (noise, FGSM, PGD), `autopgd`, `square` (queries only), `patches`; `evaluation`
+4. `defences`, `inspection` (of attacks), `masking` (of defences), `smoothing` (a certificate),
+   `transfer`, `objectives` (what training minimises)
+5. `training`, `auditing` (of any classifier)
+6. `recipes`, `checks`, `plots`, `widgets` (what only the reader's edge needs)
 """
 
 from advlib import data, models, threats

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from advlib import threats
-from advlib.contracts import Model, check_device, check_labels, check_pictures, check_steps
+from advlib.contracts import (
+    Model,
+    check_device,
+    check_labels,
+    check_logits,
+    check_pictures,
+    check_steps,
+)
 from advlib.errors import ModelOutputError, ThreatError
 from advlib.gradients import Loss, margin, resolve_loss, undisturbed, value_and_gradient
 
@@ -223,7 +230,11 @@ def _wrong_classes(model: Model, search: "_Search", classes: int) -> Tensor:
     """The likeliest wrong classes of each picture, shape (n, at most `classes`)."""
     if len(search.x) == 0:
         return search.y.new_zeros(0, 0)
-    rows = [model(part.clone()) for part in search.x.split(search.batch_size)]
+    rows = []
+    sizes = search.batch_size
+    for part, classes_of in zip(search.x.split(sizes), search.y.split(sizes), strict=True):
+        rows.append(model(part.clone()))
+        check_logits(rows[-1], part, classes_of)
     logits = torch.cat(rows).scatter(1, search.y[:, None], -torch.inf)
     return logits.topk(min(classes, logits.shape[1] - 1), dim=1).indices
 
@@ -257,6 +268,9 @@ class _Pool:
     t: Tensor
     """Steps taken."""
     x: Tensor
+    low: Tensor
+    high: Tensor
+    """The smallest and largest pixel values that an l-infinity ball allows."""
     x_adv: Tensor
     last: Tensor
     """The point before `x_adv`."""
@@ -275,12 +289,15 @@ class _Pool:
 
     @classmethod
     def enter(cls, rows: Tensor, x: Tensor, start: Tensor, eps: float) -> "_Pool":
+        low, high = threats.bounds(x, eps)
         value = torch.full((len(x),), -torch.inf, device=x.device)
         zeros = torch.zeros(len(x), dtype=torch.long, device=x.device)
         return cls(
             row=rows,
             t=zeros,
             x=x,
+            low=low,
+            high=high,
             x_adv=start,
             last=start,
             best_x=start.clone(),
@@ -329,25 +346,31 @@ class _Pool:
 
     def move(self, grad: Tensor, eps: float, norm: str) -> None:
         """One step along `grad` with momentum, back into ball and box."""
-        size = threats.per_picture(self.step, self.x).to(self.x.dtype)
-        z = _stepped(self.x, self.x_adv, grad, size, eps, norm)
+        z = self._confined(self._stepped(grad, norm), eps, norm, last=False)
         first = threats.per_picture(self.t == 0, self.x)
         weight = torch.where(first, 1.0, MOMENTUM).to(self.x.dtype)
         momentum = (1 - weight) * (self.x_adv - self.last)
         moved = torch.addcmul(momentum, weight, z - self.x_adv).add_(self.x_adv)
-        self.last, self.x_adv = self.x_adv, _confined(self.x, moved, eps, norm)
+        self.last, self.x_adv = self.x_adv, self._confined(moved, eps, norm, last=True)
         self.t += 1
 
+    def _stepped(self, grad: Tensor, norm: str) -> Tensor:
+        """A step in the steepest direction, as long as each picture's own size."""
+        size = threats.per_picture(self.step, self.x).to(self.x.dtype)
+        if norm == "linf":
+            return torch.addcmul(self.x_adv, grad.sign(), size)
+        if norm == "l2":
+            return self.x_adv + size * threats.steepest(grad, 1.0, norm)
+        return self.x_adv + _steepest_l1(grad, size.flatten(1), self.x_adv)
 
-def _stepped(x: Tensor, x_adv: Tensor, grad: Tensor, size: Tensor, eps: float, norm: str) -> Tensor:
-    """A step of length `size` (one for each picture) in the steepest direction, in ball and box."""
-    if norm == "linf":
-        moved = torch.addcmul(x_adv, grad.sign(), size)
-    elif norm == "l2":
-        moved = x_adv + size * threats.steepest(grad, 1.0, norm)
-    else:
-        moved = x_adv + _steepest_l1(grad, size.flatten(1), x_adv)
-    return _confined(x, moved, eps, norm)
+    def _confined(self, moved: Tensor, eps: float, norm: str, last: bool) -> Tensor:
+        """Put back into ball and box: exactly if it is the `last` word, else up to rounding."""
+        if norm == "linf":  # as exact as threats.confine, whose bounds are computed once
+            return torch.clamp(moved, self.low, self.high)
+        delta = moved - self.x
+        if not last:
+            return self.x + threats.project(delta, eps, norm, self.x)
+        return threats.confine(self.x, delta, eps, norm, settle=False)
 
 
 def _steepest_l1(grad: Tensor, size: Tensor, x_adv: Tensor) -> Tensor:
@@ -357,10 +380,6 @@ def _steepest_l1(grad: Tensor, size: Tensor, x_adv: Tensor) -> Tensor:
     left = (size - (room.cumsum(1) - room)).clamp_min(0)
     spend = torch.zeros_like(room).scatter(1, order, torch.minimum(room, left))
     return grad.sign() * spend.view_as(grad)
-
-
-def _confined(x: Tensor, moved: Tensor, eps: float, norm: str) -> Tensor:
-    return threats.confine(x, moved - x, eps, norm, settle=False)
 
 
 @dataclass

@@ -296,7 +296,7 @@ def total_variation(patch: Tensor) -> Tensor:
 
     References
     ----------
-    Sharif et al. 2016, section 4.2 (there with squared differences).
+    Sharif et al. 2016, "Accessorize to a Crime" (there with squared differences).
     """
     down = (patch[:, 1:] - patch[:, :-1]).abs().mean()
     across = (patch[:, :, 1:] - patch[:, :, :-1]).abs().mean()

@@ -127,10 +127,11 @@ def test_only_a_piece_is_read_at_a_time_and_only_a_batch_is_shown() -> None:
         asked.append((start, stop))
         return x[start:stop], y[start:stop]
 
-    advlib.audit(model, Stream(read, 40), eps=EPS, piece_size=12, **QUIET)
+    options = {**LEVEL, "batch_size": 8, "piece_size": 12}
+    advlib.audit(model, Stream(read, 40), eps=EPS, **options)
     # The first look takes up to 128, at either end of the data.
     assert asked == [(0, 40), (0, 40), (0, 12), (12, 24), (24, 36), (36, 40)]
-    assert max(model.rows[3:]) == 8
+    assert set(model.rows[:3]) == {40} and max(model.rows[3:]) == 8
 
 
 def test_the_pieces_do_not_hang_together() -> None:
@@ -318,6 +319,17 @@ def test_masked_gradients_are_noticed() -> None:
     assert any(name.startswith(("masking", "zero-gradient")) for name in names(result))
 
 
+def test_large_logits_hide_little_from_the_ensemble() -> None:
+    """With the cross-entropy alone an attack is blind on nearly all of these pictures."""
+    x, y = data(60)
+    plain, loud = Wrapped(), Wrapped(lambda z: 1e4 * z)
+    options = {"masking": False, "batch_size": 64}
+    honest, hidden = (advlib.audit(model, x, y, 0.03, **options) for model in (plain, loud))
+    assert abs(honest.robust.count - hidden.robust.count) <= 1
+    blind = advlib.evaluation.accuracy(loud, x, y, lambda m, x, y: advlib.pgd(m, x, y, 0.03))
+    assert hidden.robust.count < blind.count - 5
+
+
 def test_a_black_box_that_finds_more_is_noticed() -> None:
     knows = {"fgsm": "gradients", "square": "logits"}
     found = sanity.look_at_order({"fgsm": 10, "square": 20}, knows, standing=60)
@@ -388,6 +400,15 @@ def test_without_a_folder_ctrl_c_hands_over_what_was_done() -> None:
     with pytest.raises(AuditInterrupted, match="resume=") as caught:
         interruptible(Stopping(4), None)
     assert caught.value.partial.clean.total == 24
+
+
+def test_interrupted_at_once_there_is_a_card_all_the_same() -> None:
+    with pytest.raises(AuditInterrupted, match="0 of 40") as caught:
+        interruptible(Stopping(1), None)
+    partial = caught.value.partial
+    assert "nothing measured" in partial.markdown()
+    held = json.loads(partial.to_json(), parse_constant=lambda word: pytest.fail(word))
+    assert held["complete"] is False and held["clean"]["value"] is None
 
 
 def test_an_error_in_the_middle_keeps_what_was_done(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ for folder, change in changes:
         print("failed", flush=True)
     except AdvlibError as error:
         print(f"{type(error).__name__}: {error}", flush=True)
-os._exit(2)
+sys.exit(2)
 """
 
 
@@ -144,7 +144,7 @@ def test_one_process_is_a_team() -> None:
     team = Team.assemble()
     values = torch.tensor([1, 2])
     assert team.leads and team.size == 1
-    assert torch.equal(team.largest(values), values) and torch.equal(team.total(values), values)
+    assert torch.equal(team.largest(values), values)
     assert team.meet(3) == 3 and team.settle() is None
     team.agree("ab", "settings")
 

@@ -266,5 +266,7 @@ def test_what_cannot_be_is_said() -> None:
         apgd_over_classes(small(classes=3), x, y * 0, loss="dlr")
     with pytest.raises(ThreatError, match="expected"):
         apgd_over_classes(model, x, y, loss="ce")
+    with pytest.raises(ModelOutputError, match="tuple"):
+        apgd_over_classes(lambda x: (model(x), 0), x, y)
     with pytest.raises(ModelOutputError, match="finite"):
         apgd(lambda x: model(x) * (x.flatten(1).sum(1, keepdim=True) - 1e9).sqrt().clamp(0), x, y)

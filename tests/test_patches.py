@@ -351,3 +351,10 @@ def test_no_module_of_the_package_is_needed_to_print_one() -> None:
     assert set(patches.STICKER) == set(patches.CAMERA) == set(View._fields)
     reach = STICKER["shift_x"][1] + STICKER["scale"][1]
     assert reach < 1
+
+
+def test_a_sticker_can_be_trained_in_inference_mode() -> None:
+    x = pictures(3)
+    with torch.inference_mode():
+        inside = train_patch(Corner(), x.clone(), 1, size=3, steps=2)
+    assert torch.equal(inside, train_patch(Corner(), x, 1, size=3, steps=2))

@@ -296,7 +296,8 @@ def test_the_share_is_that_of_the_paper() -> None:
     for query, part in marks.items():
         assert share(query, 10_000, 0.05) == 0.05 / part
     assert share(9999, 10_000, 0.05) == 0.05 / 512
-    assert share(100, 1000, 0.8) == share(1000, 10_000, 0.8)
+    assert share(500, 5000, 0.8) == share(1000, 10_000, 0.8)
+    assert share(100, 200, 0.8) == share(100, 3000, 0.8)
 
 
 @given(height=st.integers(1, 20), width=st.integers(1, 20), part=st.floats(1e-4, 1))
@@ -372,3 +373,22 @@ def test_the_model_is_as_it_was_also_if_it_works_in_place() -> None:
     inner.eval()
     assert_inside(x, square(in_place, x, y, 0.1, queries=9), 0.1, "linf")
     assert torch.equal(x, before)
+
+
+def test_it_works_in_inference_mode() -> None:
+    model = reference.mlp(75)
+    x, y = right(model, 3)
+    with torch.inference_mode():
+        inside = square(model, x.clone(), y.clone(), 0.02, queries=6)
+    assert torch.equal(inside, square(model, x, y, 0.02, queries=6))
+
+
+@given(seed=seeds, norm=norms, few=st.integers(1, 12), more=st.integers(0, 12))
+def test_a_small_budget_is_the_beginning_of_a_larger_one(seed, norm, few, more) -> None:
+    model = reference.mlp(75)
+    x, y = right(model, 5, seed % 100)
+    short = square_with_queries(model, x, y, 0.05, norm=norm, queries=few)
+    long = square_with_queries(model, x, y, 0.05, norm=norm, queries=few + more)
+    assert torch.equal(short.queries, long.queries.clamp_max(few))
+    assert torch.equal(short.fooled, long.fooled & (long.queries <= few))
+    assert torch.equal(short.x_adv[short.fooled], long.x_adv[short.fooled])

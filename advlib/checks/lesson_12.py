@@ -181,7 +181,7 @@ def _kept_the_right_ones(pictures: Tensor, best: Tensor, proposal: Tensor) -> No
     if not all(new or old for new, old in zip(taken, left, strict=True)):
         raise Mistake("a picture is neither the old one nor the proposal: nothing is to be mixed.")
     worse = "the worse proposals are kept: the attacker wants a high loss."
-    sentences = {
+    sentences: dict[tuple[bool, ...], str] = {
         (True, False, True, True): "",
         (True, False, False, True): (
             "a proposal with the same loss is refused. Accept it: on a plateau, where logits are "
