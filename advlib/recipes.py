@@ -120,7 +120,7 @@ SMALL: tuple[Recipe, ...] = (
         "gradient-penalty",
         "Penalty on the squared input gradient (Ross & Doshi-Velez 2018).",
         objective="gradient penalty",
-        strength=1.0,
+        strength=0.05,
     ),
     _attacked("fgsm", "FGSM adversarial training (Goodfellow et al. 2015).", attack="fgsm"),
     _attacked(
@@ -229,9 +229,10 @@ RECIPES: dict[str, Recipe] = {
             Recipe(
                 name=f"signs-fgsm-{how}",
                 purpose=purpose,
-                pictures=4096,
-                epochs=6,
-                eps=12 / 255,
+                pictures=2048,
+                epochs=20,
+                lr=0.1,
+                eps=8 / 255,
                 start="signs-robust",
                 attack=attack,
                 watch=128,
@@ -561,6 +562,8 @@ def _card(
     recipe, made_with = json.loads(metadata["recipe"]), json.loads(metadata["versions"])
     parameters = sum(p.numel() for p in model.parameters())
     norm = "linf" if recipe.get("labels", "true") == "true" else "l2"
+    stopped = any(words.startswith("stop sign") for words in measured)
+    stop_signs = f" (stop signs: {MEASURE_SEED + 1:,})" if stopped else ""
     lines = [
         f"# Model card: {name}",
         "",
@@ -573,7 +576,7 @@ def _card(
         "",
         "## Measured",
         "",
-        f"On pictures rendered from seed {MEASURE_SEED:,} (stop signs: {MEASURE_SEED + 1:,}), "
+        f"On pictures rendered from seed {MEASURE_SEED:,}{stop_signs}, "
         "which training did not use. 95 % Wilson intervals. Perturbations in the L-infinity ball.",
         "",
         "| | % | 95 % interval | count |",
@@ -589,7 +592,7 @@ def _card(
         "",
         f"`python -m advlib train {name} --threads {made_with['threads']}`: "
         f"{int(metadata['seconds'])} s of wall clock ({made_with['processor']}), Python "
-        f"{made_with['python']}, torch {made_with['torch']}.",
+        f"{made_with['python']}, torch {made_with['torch']}.{_price(metadata)}",
         "",
         "| setting | value |",
         "|---|---|",
@@ -597,6 +600,17 @@ def _card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _price(metadata: dict[str, str]) -> str:
+    """What the training alone has cost, if the weights remember it."""
+    if "cost" not in metadata:
+        return ""
+    cost = Cost(**json.loads(metadata["cost"]))
+    return (
+        f" The training alone took {cost.forward:,} pictures forward, {cost.backward:,} backward, "
+        f"and {cost.seconds:.0f} s of processor time."
+    )
 
 
 def _row(words: str, share: Proportion) -> str:

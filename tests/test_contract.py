@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import advlib
 from advlib import errors
-from advlib.autopgd import apgd
+from advlib.autopgd import apgd, apgd_over_classes
 from advlib.device import best_device
 from advlib.errors import DeviceError, LabelError, ModelOutputError, PixelError, ThreatError
 from advlib.evaluation import accuracy, predict
@@ -38,7 +38,9 @@ ATTACKS: dict[str, Attack] = {
     "pgd l1": _attack(advlib.pgd, eps=2.0, norm="l1", steps=2, random_start=False, targeted=True),
     "pgd early": _attack(advlib.pgd, eps=0.1, steps=3, early_stop=True, loss="margin"),
     "apgd linf": _attack(apgd, eps=0.1, steps=3),
-    "apgd l2": _attack(apgd, eps=0.5, norm="l2", steps=3, loss="margin"),
+    "apgd l2": _attack(apgd, eps=0.5, norm="l2", steps=2, restarts=2),
+    "apgd l1": _attack(apgd, eps=2.0, norm="l1", steps=2, targeted=True, early_stop=False),
+    "apgd classes": _attack(apgd_over_classes, eps=0.1, steps=3, loss="margin"),
     "square linf": _attack(square, eps=0.1, queries=4),
     "square l2": _attack(square, eps=0.5, norm="l2", queries=4),
     "square l1": _attack(square, eps=2.0, norm="l1", targeted=True, queries=4),

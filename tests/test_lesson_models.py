@@ -6,13 +6,13 @@ import re
 import pytest
 import torch
 
-from advlib.attacks import noise, pgd
+from advlib.attacks import fgsm, noise, pgd
 from advlib.data import signs
 from advlib.errors import InputError, WeightsError
 from advlib.evaluation import accuracy
 from advlib.models import lesson
 from advlib.models.architectures import SignNet
-from advlib.recipes import MEASURE_SEED, RECIPES, pgd20, stop_becomes_limit
+from advlib.recipes import MEASURE_SEED, RECIPES, SMALL, pgd20, stop_becomes_limit
 
 EPS = 4 / 255
 NAMES = lesson.NAMES
@@ -59,6 +59,34 @@ def test_students_of_perturbations_beat_guessing_and_controls_do_not(models, fre
     control = [accuracy(models[name], *fresh).value for name in CONTROLS]
     assert min(taught) > 1.7 / 16 and sum(control) / 3 < 1.7 / 16
     assert sum(taught) > 1.7 * sum(control)
+
+
+def test_only_training_against_attacks_helps_the_small_network_much(models, fresh):
+    x, y = (part[:128] for part in fresh)
+    shares = {
+        recipe.name.removeprefix("signs-small-"): accuracy(models[recipe.name], x, y, pgd20(EPS))
+        for recipe in SMALL
+    }
+    withstood = {defence for defence, share in shares.items() if share.value > 0.35}
+    assert withstood == {"fgsm", "fast", "pgd", "trades"}
+    assert shares["standard"].value < 0.05
+    assert all(accuracy(models[recipe.name], x, y).value > 0.75 for recipe in SMALL)
+
+
+def test_fgsm_alone_teaches_to_meet_fgsm_and_its_mend_teaches_more(models, fresh):
+    """The history stored with the weights shows the collapse; the weights show where it ended."""
+    name = "signs-fgsm-overfit"
+    watched = json.loads(lesson.read_metadata(lesson.weights_path(name))["watched"])
+    pgd10 = [shares["pgd10"] for shares in watched]
+    assert watched[-1]["fgsm"] > watched[0]["fgsm"] and pgd10[-1] < max(pgd10) - 0.1
+    x, y = (part[:128] for part in fresh)
+    eps = RECIPES[name].eps
+    alone, mended = (
+        accuracy(models[f"signs-fgsm-{how}"], x, y, pgd20(eps)).value
+        for how in ("overfit", "mended")
+    )
+    assert mended > alone + 0.1
+    assert accuracy(models[name], x, y, lambda m, x, y: fgsm(m, x, y, eps)).value > alone + 0.4
 
 
 def test_the_seed_decides_the_first_weights():

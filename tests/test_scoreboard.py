@@ -1,5 +1,6 @@
 """The scoreboard: judged as it says, written from measurements, and silent about nothing."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import scoreboard
 from scoreboard import Result, Row
 
-from advlib.errors import DownloadError
+from advlib.errors import DownloadError, WeightsError
 from advlib.evaluation import wilson
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +52,27 @@ def test_without_data_no_group_fails_and_every_row_of_mnist_says_so(
     results = [result for group in groups for run in group() for result in run()]
     assert len(results) >= 12
     assert all(result.verdict == "not run" and result.reason for result in results)
+
+
+def test_weights_that_are_not_torchvisions_own_are_not_measured_as_if_they_were(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = b"official"
+    digits = hashlib.sha256(whole).hexdigest()[:8]
+
+    class Entry:
+        url = f"https://download.pytorch.org/models/net-{digits}.pth"
+
+    monkeypatch.setattr(scoreboard, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(
+        "torchvision.models.get_model_weights", lambda name: {"IMAGENET1K_V1": Entry}
+    )
+    path = tmp_path / f"net-{digits}.pth"
+    path.write_bytes(whole)
+    scoreboard.check_weights("net")
+    path.write_bytes(b"rebuilt from an export")
+    with pytest.raises(WeightsError, match=f"not torchvision's own.* instead of {digits}"):
+        scoreboard.check_weights("net")
 
 
 def test_the_page_says_what_was_measured_and_nothing_else() -> None:

@@ -97,6 +97,9 @@ def run(options: argparse.Namespace) -> int:
         except AuditInterrupted as interruption:
             print(f"advlib: {interruption}", file=sys.stderr)
             return 130
+        except KeyboardInterrupt:
+            print("advlib: interrupted outside the attacks; nothing is lost.", file=sys.stderr)
+            return 130
         if os.environ.get("RANK", "0") == "0":
             print(result)
             print(f"wrote {options.out / 'card.md'}, card.json and card.png")

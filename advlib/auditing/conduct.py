@@ -19,7 +19,7 @@ from advlib.auditing.engine import STANDS, UNSEEN, WRONG, Bench, Piece, attack_p
 from advlib.auditing.plan import Attack
 from advlib.auditing.report import Audit, Row
 from advlib.auditing.sanity import Finding
-from advlib.auditing.sharding import Team
+from advlib.auditing.sharding import ProcessLostError, Team
 from advlib.auditing.sources import Stream, digest, raw_bytes, stream
 from advlib.auditing.store import Store, check_writable, fingerprint
 from advlib.contracts import Model, check_steps
@@ -132,7 +132,7 @@ def audit(
     team.agree(fingerprint(job.identity()), "model, data or settings")
     store = Store.open(pieces, job.identity())
     board = _work(job, team, store, progress, began)
-    findings = _symptoms(job) if masking and team.leads else ()
+    findings = (_symptoms(job) if masking else (_NOT_LOOKED,)) if team.leads else ()
     result = _conclude(job, team, board, findings, began)
     if folder is not None and team.leads:
         result.save(folder)
@@ -266,10 +266,12 @@ def _work(job: _Job, team: Team, store: Store, progress: bool | None, began: flo
                     piece = job.attack(mine[turn])
                     store.keep(mine[turn], piece)
                     board.note(mine[turn], piece)
-                show(board, team.meet(int(board.done.sum())))
+                show(board, team.meet(min(turn + 1, len(mine))))
             team.settle()
     except KeyboardInterrupt:
         raise _interrupted(job, store, board, began) from None
+    except ProcessLostError:
+        raise
     except BaseException:
         _tell(team)
         raise
@@ -313,7 +315,8 @@ def _bar(
     with tqdm(total=total, initial=kept, desc="audit", unit="picture", file=sys.stderr) as bar:
 
         def show(board: _Board, done: int | None) -> None:
-            seen = board.pictures if team.size == 1 else min((done or 0) * job.piece_size, total)
+            seen = kept + (done or 0) * job.piece_size
+            seen = board.pictures if team.size == 1 else min(seen, total)
             bar.update(max(0, seen - bar.n))
             looked = board.fooled_by[board.fooled_by != UNSEEN]
             if len(looked):
@@ -387,6 +390,11 @@ def _conclude(
         complete=complete,
         fooled_by=board.fooled_by,
     )
+
+
+_NOT_LOOKED = Finding(
+    "masking-not-run", "note", "the symptoms of masked gradients were not looked for."
+)
 
 
 def _symptoms(job: _Job) -> tuple[Finding, ...]:

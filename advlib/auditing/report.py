@@ -258,8 +258,8 @@ def _knowledge(rows: tuple[Row, ...]) -> str:
     return words or ("may only ask for its logits" if "logits" in known else "own attacks")
 
 
-def _share(share: Proportion) -> dict[str, float]:
-    return {**asdict(share), "value": share.value}
+def _share(share: Proportion) -> dict[str, float | None]:
+    return {**asdict(share), "value": share.value if share.total else None}  # JSON has no NaN
 
 
 def _proportion(held: dict[str, Any]) -> Proportion:

@@ -4,7 +4,7 @@ Only a few small tensors travel, by gloo: what is done already, how far everyone
 one number for each picture. Everything works without `torch.distributed`, as a team of one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -46,11 +46,12 @@ class Team:
 
     def largest(self, values: Tensor) -> Tensor:
         """The largest of all processes' `values`, entry by entry."""
-        return self._reduce(values, lambda: dist.ReduceOp.MAX)
-
-    def total(self, values: Tensor) -> Tensor:
-        """The sum of all processes' `values`, entry by entry."""
-        return self._reduce(values, lambda: dist.ReduceOp.SUM)
+        if self.size == 1:
+            return values
+        values = values.clone()
+        with _noticing_death():
+            dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self.group)
+        return values
 
     def agree(self, text: str, what: str) -> None:
         """Raise `InputError` unless all processes hold the same `text` (a hexadecimal digest)."""
@@ -74,17 +75,14 @@ class Team:
         """
         if self.size == 1:
             return done
-        before = self._wait()
+        before = self.settle()
         values = torch.tensor([done, int(failed)])
         with _noticing_death():
             self.pending = dist.all_reduce(values, group=self.group, async_op=True), values
         return before
 
     def settle(self) -> int | None:
-        """Wait for the last meeting."""
-        return self._wait()
-
-    def _wait(self) -> int | None:
+        """Wait for the last meeting; return what all had done then."""
         if self.pending is None:
             return None
         (work, values), self.pending = self.pending, None
@@ -93,14 +91,6 @@ class Team:
         if values[1]:
             raise ProcessLostError("another process of the audit stopped with an error. " + _MEND)
         return int(values[0])
-
-    def _reduce(self, values: Tensor, operation: Callable[[], Any]) -> Tensor:
-        if self.size == 1:
-            return values
-        values = values.clone()
-        with _noticing_death():
-            dist.all_reduce(values, op=operation(), group=self.group)
-        return values
 
 
 _MEND = (

@@ -133,4 +133,4 @@ def digest(x: Tensor, y: Tensor) -> str:
 def raw_bytes(values: Tensor) -> memoryview:
     """The bytes of a tensor, in main memory."""
     flat = values.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
