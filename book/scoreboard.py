@@ -11,6 +11,7 @@ for each of the 1,000 classes. A row whose data are missing says so; nothing of 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -32,6 +33,7 @@ from advlib.errors import DownloadError, InputError, WeightsError
 from advlib.evaluation import Proportion, accuracy, wilson
 from advlib.linearity import worst_margin
 from advlib.models.architectures import Linear
+from advlib.models.imagenet import cache_folder
 from advlib.models.published import published
 from advlib.training import train
 
@@ -39,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STORED = ROOT / "book" / "scoreboard.json"
 PAGE = ROOT / "book" / "scoreboard.md"
 SEEDS = (0, 1, 2)
-"""Of what is trained here; a share is that of all its networks together."""
+"""Of what is trained here; a share is the mean of its networks."""
 
 Data = tuple[Tensor, Tensor]
 
@@ -87,8 +89,18 @@ def order(row: Row, holds: bool, said: str, seeds: tuple[int, ...] = ()) -> Resu
 
 
 def together(shares: list[Proportion]) -> Proportion:
-    """One share of several networks' pictures."""
+    """One share of several sets of pictures."""
     return wilson(sum(share.count for share in shares), sum(share.total for share in shares))
+
+
+def mean(shares: list[Proportion]) -> Proportion:
+    """The mean share of several networks on the same pictures.
+
+    The pictures count once: that three networks read them does not make the sample larger, nor the
+    interval narrower.
+    """
+    (total,) = {share.total for share in shares}
+    return wilson(round(sum(share.count for share in shares) / len(shares)), total)
 
 
 def errors(share: Proportion) -> Proportion:
@@ -156,14 +168,14 @@ def goodfellow() -> Iterator[Callable[[], list[Result]]]:
     def three_or_seven() -> list[Result]:
         models = [regression(digits(True, 3, 7), 2, seed, epochs=10) for seed in SEEDS]
         x, y = digits(False, 3, 7)
-        clean = together([errors(accuracy(model, x, y)) for model in models])
-        hit = together([errors(accuracy(model, x, y, linear_attack)) for model in models])
+        clean = mean([errors(accuracy(model, x, y)) for model in models])
+        hit = mean([errors(accuracy(model, x, y, linear_attack)) for model in models])
         return [judge(two[0], clean, SEEDS), judge(two[1], hit, SEEDS)]
 
     def all_ten() -> list[Result]:
         models = [regression(digits(True), 10, seed, epochs=5) for seed in SEEDS]
         x, y = digits(False)
-        hit = together([errors(accuracy(model, x, y, linear_attack)) for model in models])
+        hit = mean([errors(accuracy(model, x, y, linear_attack)) for model in models])
         return [judge(ten[0], hit, SEEDS)]
 
     yield _rows(two, three_or_seven)
@@ -212,9 +224,9 @@ def kolter() -> Iterator[Callable[[], list[Result]]]:
         plain = [regression(data, 2, seed, epochs=10) for seed in SEEDS]
         robust = [regression(data, 2, seed, epochs=20, perturb=step) for seed in SEEDS]
         return [
-            judge(rows[0], together([worst(model, x, y) for model in plain]), SEEDS),
-            judge(rows[1], together([worst(model, x, y) for model in robust]), SEEDS),
-            judge(rows[2], together([errors(accuracy(m, x, y)) for m in robust]), SEEDS),
+            judge(rows[0], mean([worst(model, x, y) for model in plain]), SEEDS),
+            judge(rows[1], mean([worst(model, x, y) for model in robust]), SEEDS),
+            judge(rows[2], mean([errors(accuracy(m, x, y)) for m in robust]), SEEDS),
         ]
 
     yield _rows(rows, measured)
@@ -300,7 +312,7 @@ def ilyas() -> Iterator[Callable[[], list[Result]]]:
         x, y = signs.render(1000, seed=2_000_000)
         kinds = ("relabelled", "control")
         found = {
-            kind: together([accuracy(advlib.models.load(f"signs-{kind}-{s}"), x, y) for s in SEEDS])
+            kind: mean([accuracy(advlib.models.load(f"signs-{kind}-{s}"), x, y) for s in SEEDS])
             for kind in kinds
         }
         chance = 1 / len(signs.CLASS_NAMES)
@@ -380,8 +392,22 @@ def _top1(name: str, folder: Path) -> Proportion:
     if len(data.classes) != 1000:
         raise InputError(f"{folder} holds {len(data.classes)} folders; one for each class, 1,000.")
     model = advlib.models.imagenet(name)
+    check_weights(name)
     loader = DataLoader(data, batch_size=64, num_workers=2)
     return together([accuracy(model, x, y) for x, y in loader])
+
+
+def check_weights(name: str) -> None:
+    """Refuse weights that are not torchvision's own, whose names end in digits of their SHA-256."""
+    from torchvision.models import get_model_weights
+
+    path = cache_folder() / get_model_weights(name)["IMAGENET1K_V1"].url.rsplit("/", 1)[-1]
+    digits, found = path.stem.rsplit("-", 1)[-1], hashlib.sha256(path.read_bytes()).hexdigest()
+    if not found.startswith(digits):
+        raise WeightsError(
+            f"The weights of {name} at hand are not torchvision's own: their SHA-256 begins with "
+            f"{found[: len(digits)]} instead of {digits}. Delete the file, and it is fetched again."
+        )
 
 
 # -- all of it -------------------------------------------------------------------------------------

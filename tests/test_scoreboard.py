@@ -27,11 +27,17 @@ def test_a_row_passes_within_its_tolerance_and_fails_outside(count: int, verdict
     assert result.count == count and result.total == 1000
 
 
+def test_three_networks_on_the_same_pictures_do_not_make_the_sample_larger() -> None:
+    shares = [wilson(count, 1000) for count in (930, 932, 937)]
+    assert scoreboard.mean(shares) == wilson(933, 1000)
+    assert scoreboard.together(shares) == wilson(930 + 932 + 937, 3000)
+    with pytest.raises(ValueError):
+        scoreboard.mean([wilson(1, 2), wilson(1, 3)])
+
+
 def test_what_cannot_be_had_is_said_with_its_reason_and_without_a_path() -> None:
     def missing() -> list[Result]:
-        raise DownloadError(
-            "MNIST is not in /home/somebody/data and could not be fetched. Connect."
-        )
+        raise DownloadError("MNIST is not in /some/data and could not be fetched. Connect.")
 
     (result,) = scoreboard._rows([ROW], missing)()
     assert result.verdict == "not run" and not result.ours

@@ -145,11 +145,12 @@ def pictures_needed(answer: Callable[[float], object]) -> str:
 
 
 def _fewest(half_width: float) -> set[float]:
-    """Proposition 13.2's number; also one less, where half of an odd number cannot be counted."""
-    number = math.ceil(_Z**2 * (1 / (4 * half_width**2) - 1))
+    """Proposition 13.2's number; also with z = 1.96, and one less where no count hits the middle."""
+    number, rounded = (math.ceil(z**2 * (1 / (4 * half_width**2) - 1)) for z in (_Z, 1.96))
     before = number - 1
     middle = wilson(before // 2, before)
-    return {number, before} if (middle.high - middle.low) / 2 <= half_width else {number}
+    fits = (middle.high - middle.low) / 2 <= half_width
+    return {number, rounded, before} if fits else {number, rounded}
 
 
 def _name_the_number(given: float, half_width: float) -> None:

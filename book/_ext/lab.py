@@ -35,7 +35,10 @@ from advlib.evaluation import predict
 from advlib.models.architectures import PIXEL_MEAN, PIXEL_SCALE, Block, SignNet
 
 MODULES = Path(__file__).resolve().parents[1] / "assets" / "lab"
-ORDER = ("network", "attacks", "engine", "settings", "upload", "load", "view", "panel", "lab")
+ORDER = (
+    *("network", "attacks", "engine"),
+    *("settings", "upload", "load", "view", "panel", "round", "lab"),
+)
 """The modules, each behind those that it imports. The first three also run in a Worker."""
 IN_WORKER = 3
 
@@ -217,10 +220,11 @@ def still(path: Path) -> str:
     x, y = pictures()
     place, eps = _opening_place(), EPS[OPENING_STOP]
     x, y = x[place : place + 1], y[place : place + 1]
+    x = x.double()
     columns: list[plots.Column] = []
     read = []
     for name, title in NETWORKS.items():
-        model = advlib.models.load(title)
+        model = advlib.models.load(title).double()
         x_adv = advlib.fgsm(model, x, y, eps)
         probabilities = predict(model, x_adv).softmax(1)[0]
         read.append(signs.CLASS_NAMES[int(probabilities.argmax())])

@@ -18,8 +18,8 @@ from static_widgets import STYLE, json_for_html
 
 FOLDER = "_static/lab/"
 SENTENCE = (
-    "The Live Lab computes in your browser and needs JavaScript. Without it, this is what it shows "
-    "first:"
+    "The Live Lab computes in your browser and needs its script, which does not run here. This is "
+    "what it shows first:"
 )
 
 
@@ -49,8 +49,10 @@ def lab_html(opening: dict[str, Any], alt: str, folder: str, version: str) -> st
     folder, version = escape(folder), escape(version)
     return (
         f'<div class="advlib advlib-lab" data-folder="{folder}" data-version="{version}">'
-        f'<noscript><p>{escape(SENTENCE)}</p><img src="{folder}lab.png" alt="{escape(alt)}">'
-        f'</noscript><script type="application/json">{json_for_html(opening)}</script></div>'
+        # Where scripts run, the style hides the picture, and a lazy one is then not fetched.
+        f'<div class="lab-still"><p>{escape(SENTENCE)}</p>'
+        f'<img src="{folder}lab.png" alt="{escape(alt)}" loading="lazy"></div>'
+        f'<script type="application/json">{json_for_html(opening)}</script></div>'
         f'<script src="{folder}lab.js{version}"></script>'
     )
 

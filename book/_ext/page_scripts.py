@@ -1,4 +1,4 @@
-"""The pages' scripts: sphinx-thebe is left out, and the search works from disk.
+"""The pages' scripts: no sphinx-thebe, MathJax only for formulas, and the search works from disk.
 
 Jupyter Book 1 loads sphinx-thebe for every book. It declares the same constants twice, which
 throws on each page, and names a third-party host. The course does not use it.
@@ -7,6 +7,7 @@ Sphinx's search fetches each page that it finds, to quote from it. A browser for
 opened from disk, so there the search lists titles only.
 """
 
+import re
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -14,6 +15,8 @@ from sphinx.application import Sphinx
 TITLES_ONLY = (
     'if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;'
 )
+
+_FORMULA = re.compile(r'class="[^"]*\bmath\b')
 
 
 def drop_thebe(app: Sphinx) -> None:
@@ -35,10 +38,24 @@ def search_from_disk(
         app.add_js_file(None, body=TITLES_ONLY, priority=300)
 
 
+def mathjax_for_formulas(
+    _app: Sphinx, _pagename: str, _template: str, context: dict[str, Any], _doctree: Any
+) -> None:
+    """Take MathJax, a quarter of a megabyte, off a page that has no formula."""
+    if not _FORMULA.search(context.get("body", "")):
+        context["script_files"][:] = [
+            script
+            for script in context.get("script_files", [])
+            if "mathjax" not in str(getattr(script, "filename", script)).lower()
+        ]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     # Loaded here, it cannot come back after us.
     app.setup_extension("sphinx_thebe")
     drop_thebe(app)
     app.connect("html-page-context", search_from_disk)
+    # After Sphinx has added it.
+    app.connect("html-page-context", mathjax_for_formulas, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

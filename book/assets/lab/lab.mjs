@@ -9,6 +9,7 @@ import { UploadError, readUpload } from "./upload.mjs";
 import { LoadError, base64Bytes, loadEngines, loadPictures } from "./load.mjs";
 import { h } from "./view.mjs";
 import { makePanel } from "./panel.mjs";
+import { makeRound } from "./round.mjs";
 
 /** How many settings keep their results. */
 const KEPT = 12;
@@ -162,7 +163,8 @@ function makeLab(root, opening, engineScope) {
   }
 
   results.store(unfold(opening, setting.picture.pixels));
-  root.replaceChildren(panel.element);
+  const round = makeRound(classes, variants, { folder, version, engineScope });
+  root.replaceChildren(panel.element, round);
   panel.draw(results.present());
   whenLookedAt(root, load);
 }
@@ -210,7 +212,10 @@ function unfold({ networks }, pixels) {
   return Object.fromEntries(Object.entries(networks).map(([name, stored]) => [name, results(stored)]));
 }
 
-/** Calls back when the page has loaded and `element` is in view, or when it is touched before. */
+/**
+ * Calls back when the page has loaded and `element` is in view, or when it is touched before. A
+ * reader who saves data is asked to touch it.
+ */
 function whenLookedAt(element, callback) {
   const events = ["pointerdown", "focusin"];
   const go = () => {
@@ -218,7 +223,8 @@ function whenLookedAt(element, callback) {
     for (const event of events) element.removeEventListener(event, go);
     callback();
   };
-  const watch = typeof IntersectionObserver === "function"
+  const early = typeof IntersectionObserver === "function" && !navigator.connection?.saveData;
+  const watch = early
     ? new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && go())
     : null;
   for (const event of events) element.addEventListener(event, go);

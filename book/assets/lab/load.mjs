@@ -127,15 +127,15 @@ function startEngine(engineScope, load) {
 }
 
 /**
- * Starts an engine for each network. The weights are fetched once per page, but every lab has
- * engines of its own: two labs never wait for each other's questions.
+ * Starts an engine for each network, or for those that are named. The weights are fetched once per
+ * page, but every lab has engines of its own: two labs never wait for each other's questions.
  * @returns {Promise<Object<string, Engine>>}  by the network's name
  */
-export async function loadEngines(folder, version, engineScope) {
+export async function loadEngines(folder, version, engineScope, names) {
   const file = await once("weights", () => fetchWeights(folder, version).then(readWeights));
   const { networks, numbers, shape } = file;
-  const started = Object.entries(networks).map(async ([name, layers]) => {
-    return [name, await startEngine(engineScope, { layers, numbers, shape })];
+  const started = (names ?? Object.keys(networks)).map(async (name) => {
+    return [name, await startEngine(engineScope, { layers: networks[name], numbers, shape })];
   });
   return Object.fromEntries(await Promise.all(started));
 }
