@@ -68,7 +68,7 @@ class Recipe:
     """Or ``"label smoothing"``, ``"gradient penalty"``, ``"trades"``, weighted by `strength`."""
     strength: float = 0.0
     delay: float = 0.0
-    """Part of all steps before the attack begins to grow."""
+    """Part of all steps before the attack, or the gradient penalty, begins to grow."""
     augment: str | None = None
     """``"views"`` (moved, turned, lit) or ``"gaussian"`` noise with standard deviation `sigma`."""
     sigma: float = 0.0
@@ -121,6 +121,8 @@ SMALL: tuple[Recipe, ...] = (
         "Penalty on the squared input gradient (Ross & Doshi-Velez 2018).",
         objective="gradient penalty",
         strength=0.05,
+        delay=0.3,
+        ramp=0.3,
     ),
     _attacked("fgsm", "FGSM adversarial training (Goodfellow et al. 2015).", attack="fgsm"),
     _attacked(
@@ -230,9 +232,9 @@ RECIPES: dict[str, Recipe] = {
                 name=f"signs-fgsm-{how}",
                 purpose=purpose,
                 pictures=2048,
-                epochs=20,
+                epochs=12,
                 lr=0.1,
-                eps=8 / 255,
+                eps=16 / 255,
                 start="signs-robust",
                 attack=attack,
                 watch=128,
@@ -274,10 +276,10 @@ def adversary(recipe: Recipe) -> Perturb | None:
     """
     if recipe.eps == 0 or recipe.labels != "true" or recipe.objective == "trades":
         return None
-    eps, generator = _growing(recipe), torch.Generator().manual_seed(recipe.seed)
+    grown, generator = _growing(recipe), torch.Generator().manual_seed(recipe.seed)
 
     def perturb(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        now = next(eps)
+        now = recipe.eps * next(grown)
         if now == 0:
             return x
         if recipe.attack == "fgsm":
@@ -293,32 +295,32 @@ def adversary(recipe: Recipe) -> Perturb | None:
 
 
 def objective(recipe: Recipe) -> Objective:
-    """What a recipe minimises; the ball of TRADES grows as that of `adversary` does."""
-    if recipe.objective == "trades":
-        eps, generator = _growing(recipe), torch.Generator().manual_seed(recipe.seed)
+    """What a recipe minimises; TRADES' ball and the gradient penalty grow as `adversary` does."""
+    if recipe.objective == "label smoothing":
+        return partial(objectives.label_smoothing, share=recipe.strength)
+    if recipe.objective == "cross-entropy":
+        return objectives.cross_entropy
+    grown, generator = _growing(recipe), torch.Generator().manual_seed(recipe.seed)
 
-        def trades(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            now = next(eps)
-            if now == 0:
-                return objectives.cross_entropy(model, x, y)
-            return objectives.trades(
-                model,
-                x,
-                y,
-                eps=now,
-                beta=recipe.strength,
-                steps=recipe.steps,
-                step_size=1.25 * now / recipe.steps**0.5,
-                generator=generator,
-            )
+    def growing(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        part = next(grown)
+        if part == 0:
+            return objectives.cross_entropy(model, x, y)
+        if recipe.objective == "gradient penalty":
+            return objectives.gradient_penalty(model, x, y, strength=part * recipe.strength)
+        now = recipe.eps * part
+        return objectives.trades(
+            model,
+            x,
+            y,
+            eps=now,
+            beta=recipe.strength,
+            steps=recipe.steps,
+            step_size=1.25 * now / recipe.steps**0.5,
+            generator=generator,
+        )
 
-        return trades
-    known: dict[str, Objective] = {
-        "cross-entropy": objectives.cross_entropy,
-        "label smoothing": partial(objectives.label_smoothing, share=recipe.strength),
-        "gradient penalty": partial(objectives.gradient_penalty, strength=recipe.strength),
-    }
-    return known[recipe.objective]
+    return growing
 
 
 def augment(recipe: Recipe) -> Augment | None:
@@ -329,13 +331,12 @@ def augment(recipe: Recipe) -> Augment | None:
 
 
 def _growing(recipe: Recipe) -> Iterator[float]:
-    """The budget of each step: none for the part `delay`, a straight rise over `ramp`, `eps`."""
+    """How much of the difficulty each step meets: 0 for the part `delay`, a rise over `ramp`, 1."""
     steps = recipe.epochs * (recipe.pictures // recipe.batch_size)
     done = 0
     while True:
         done += 1
-        grown = (done - recipe.delay * steps) / max(1.0, recipe.ramp * steps)
-        yield recipe.eps * min(1.0, max(0.0, grown))
+        yield min(1.0, max(0.0, (done - recipe.delay * steps) / max(1.0, recipe.ramp * steps)))
 
 
 def train_model(

@@ -484,7 +484,8 @@ def page(stored: dict[str, Any]) -> str:
         tolerance = row["why"]
         if row["tolerance"] is not None:
             published = f"{published:g}"
-            tolerance = f"{row['tolerance']:g} points: {row['why']}"
+            unit = "point" if row["tolerance"] == 1 else "points"
+        tolerance = f"{row['tolerance']:g} {unit}: {row['why']}"
         ours = entry["ours"] or entry["reason"]
         total = f"{entry['total']:,}" if entry["total"] else ""
         cells = [
