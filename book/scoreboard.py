@@ -485,7 +485,7 @@ def page(stored: dict[str, Any]) -> str:
         if row["tolerance"] is not None:
             published = f"{published:g}"
             unit = "point" if row["tolerance"] == 1 else "points"
-        tolerance = f"{row['tolerance']:g} {unit}: {row['why']}"
+            tolerance = f"{row['tolerance']:g} {unit}: {row['why']}"
         ours = entry["ours"] or entry["reason"]
         total = f"{entry['total']:,}" if entry["total"] else ""
         cells = [
