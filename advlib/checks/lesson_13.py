@@ -145,7 +145,7 @@ def pictures_needed(answer: Callable[[float], object]) -> str:
 
 
 def _fewest(half_width: float) -> set[float]:
-    """Proposition 13.2's number; also with z = 1.96, and one less where no count hits the middle."""
+    """Proposition 13.2's number; also with z = 1.96, and one less if no count is half."""
     number, rounded = (math.ceil(z**2 * (1 / (4 * half_width**2) - 1)) for z in (_Z, 1.96))
     before = number - 1
     middle = wilson(before // 2, before)
