@@ -539,7 +539,7 @@ def write_card(name: str, *, pictures: int | None = None, stop_signs: int | None
     By default on 2,000 pictures and 200 stop signs; on half as many pictures and no stop sign for
     the rows of lesson 9's table.
     """
-    row = find(name) in SMALL
+    row = find(name).name in {recipe.name for recipe in SMALL}
     pictures = (1000 if row else 2000) if pictures is None else pictures
     stop_signs = (0 if row else 200) if stop_signs is None else stop_signs
     path = lesson.weights_path(name)
