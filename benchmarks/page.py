@@ -48,7 +48,7 @@ def text(results: dict[str, Any]) -> str:
         lines += [
             f"## {title[0].upper()}{title[1:].rstrip(', ')}",
             "",
-            "| | parameters require grad | frozen | seconds, frozen |",
+            "| library | parameters require grad | frozen | seconds, frozen |",
             "|---|---|---|---|",
             *(
                 f"| {name} | {_ratio(free[name])} | {_ratio(row)} | {row['seconds']:.3f} |"
@@ -56,7 +56,7 @@ def text(results: dict[str, Any]) -> str:
             ),
             "",
         ]
-    lines += ["## On what", "", "| | |", "|---|---|"]
+    lines += ["## On what", "", "| what | version |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in results["machine"].items()]
     lines += [f"| {name} | {value} |" for name, value in results["libraries"].items()]
     lines += [

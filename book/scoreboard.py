@@ -468,7 +468,7 @@ interval; it covers the choice of pictures, not another training run. A row pass
 from the published number by at most the tolerance, or if the published ordering holds. A row
 whose data were not at hand says so, and proves nothing.
 
-| | setting | published | ours | tolerance | pictures | seeds | |
+| source | setting | published | ours | tolerance | pictures | seeds | verdict |
 |---|---|---|---|---|---|---|---|
 """
 

@@ -18,8 +18,14 @@ PAGE = """<!DOCTYPE html>
 <title>Not found: {title}</title>
 <link rel="icon" href="data:,">
 <style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 1.1rem/1.6 system-ui, sans-serif; margin: 15vh auto; max-width: 34rem; padding: 0 1rem; }}
+html {{ background: #ffffff; color: #222832; color-scheme: light; }}
+a {{ color: #00539c; }}
+@media (prefers-color-scheme: dark) {{
+html {{ background: #14181e; color: #ced6dd; color-scheme: dark; }}
+a {{ color: #79b8ff; }}
+}}
+body {{ font: 1.1rem/1.6 system-ui, sans-serif; margin: 15vh auto; max-width: 34rem; }}
+body {{ padding: 0 1rem; }}
 h1 {{ font-size: 1.6rem; }}
 </style>
 </head>
@@ -34,7 +40,7 @@ h1 {{ font-size: 1.6rem; }}
 </main>
 </body>
 </html>
-"""  # noqa: E501
+"""
 
 
 def page(title: str, base: str) -> str:
