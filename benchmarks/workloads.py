@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from advlib.models.published import RELEASES
+
 
 class Workload(NamedTuple):
     """A model and a batch; weights are random, because only the time is measured."""
@@ -16,20 +18,6 @@ class Workload(NamedTuple):
     y: Tensor
     eps: float
     steps: int
-
-
-def small_cnn() -> nn.Module:
-    """Two convolutions for 28 x 28 pictures."""
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(32 * 7 * 7, 100),
-        nn.ReLU(),
-        nn.Linear(100, 10),
-    )
 
 
 def resnet18(classes: int) -> nn.Module:
@@ -50,8 +38,9 @@ def _make(
 
 def workloads() -> list[Workload]:
     """Small, middle and large."""
+    mnist = RELEASES["wong-mnist"]  # its layers; the weights are drawn anew
     return [
-        _make("a: CNN, 256 x 1x28x28, PGD-40", small_cnn, (256, 1, 28, 28), 40, 10),
+        _make("a: CNN, 256 x 1x28x28, PGD-40", mnist.build, (256, 1, 28, 28), 40, 10),
         _make("b: ResNet-18, 64 x 3x32x32, PGD-10", lambda: resnet18(10), (64, 3, 32, 32), 10, 10),
         _make(
             "c: ResNet-18, 8 x 3x224x224, PGD-10", lambda: resnet18(100), (8, 3, 224, 224), 10, 100

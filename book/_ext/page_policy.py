@@ -9,9 +9,9 @@ import base64
 import hashlib
 import html
 import re
-from pathlib import Path
 from urllib.parse import urlsplit
 
+from page_repairs import rewrite
 from sphinx.application import Sphinx
 
 _SCRIPT = re.compile(r"<script\b([^>]*)>(.*?)</script>", re.DOTALL | re.IGNORECASE)
@@ -83,13 +83,7 @@ def guarded(page: str) -> str:
 
 def guard_all(app: Sphinx, error: Exception | None) -> None:
     """Give every page of the finished book its policy."""
-    if error is not None or app.builder.format != "html":
-        return
-    for path in Path(app.outdir).glob("**/*.html"):
-        before = path.read_text(encoding="utf-8")
-        after = guarded(before)
-        if after != before:
-            path.write_text(after, encoding="utf-8")
+    rewrite(app, error, guarded)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -5,6 +5,7 @@ line says what axe-core finds without it.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -40,15 +41,20 @@ def repair(page: str) -> str:
     return page
 
 
-def repair_all(app: Sphinx, error: Exception | None) -> None:
-    """Repair every page of the finished book."""
+def rewrite(app: Sphinx, error: Exception | None, change: Callable[[str], str]) -> None:
+    """Give every page of the finished book to `change`, and write what it returns."""
     if error is not None or app.builder.format != "html":
         return
     for path in Path(app.outdir).glob("**/*.html"):
         before = path.read_text(encoding="utf-8")
-        after = repair(before)
+        after = change(before)
         if after != before:
             path.write_text(after, encoding="utf-8")
+
+
+def repair_all(app: Sphinx, error: Exception | None) -> None:
+    """Repair every page of the finished book."""
+    rewrite(app, error, repair)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
