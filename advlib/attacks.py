@@ -150,9 +150,11 @@ def fgsm(
     with undisturbed(model, x.device):
         x, y = x.clone(), y.clone()
         grad = value_and_gradient(model, x, y, loss).grad
-        if not grad.isfinite().all():
+        # One sum tells, at a tenth of the cost, unless it overflows itself.
+        if not grad.sum(dtype=torch.float32).isfinite() and not grad.isfinite().all():
             raise ModelOutputError(_NOT_FINITE)
-        delta = threats.steepest(-grad if targeted else grad, eps, norm, x, mask=mask)
+        room = None if norm == "linf" else x  # there, cutting at the box afterwards is as good
+        delta = threats.steepest(-grad if targeted else grad, eps, norm, room, mask=mask)
         return threats.confine(x, delta, eps, norm)
 
 
@@ -171,6 +173,7 @@ def pgd(
     loss: str | Loss = "ce",
     generator: torch.Generator | None = None,
     early_stop: bool = False,
+    keep_best: bool = True,
     on_step: OnStep | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
@@ -184,7 +187,8 @@ def pgd(
 
     Of all points visited, over all restarts, the best one is returned: one that reaches the goal
     (another class than `y`, or `y` itself if `targeted`) before one that does not, then the one
-    with the highest loss (the lowest, if `targeted`).
+    with the highest loss (the lowest, if `targeted`). That takes one forward pass for each restart
+    beside the `steps` gradients, to measure its last point.
 
     Parameters
     ----------
@@ -217,6 +221,9 @@ def pgd(
     early_stop
         Stop working on a picture once the goal is reached. The success is the same and the work
         is often a small part; the loss of the fooled pictures is not driven further.
+    keep_best
+        False: return the last point, not measured, as published PGD does: `steps` gradients and
+        nothing else, for training. It can be worse than a point before it. Only with one restart.
     on_step
         Called as ``on_step(restart, step, x_adv, loss)`` for every point visited, the start
         (step 0) and the end included; with `early_stop` for the pictures still at work.
@@ -250,6 +257,11 @@ def pgd(
             f"restarts is {restarts} with random_start=False; every restart would be the same. "
             "Use random_start=True, or restarts=1."
         )
+    if restarts > 1 and not keep_best:
+        raise ThreatError(
+            f"restarts is {restarts} with keep_best=False; only the last restart would count. "
+            "Use keep_best=True, or restarts=1."
+        )
     goal = _Goal(resolve_loss(loss), targeted)
     x = check_pictures(x)
     y = check_labels(y, x)
@@ -264,7 +276,7 @@ def pgd(
     with undisturbed(model, x.device):
         y = y.clone()
         ball = _Ball.around(x.clone(), eps, norm, step_size, mask)
-        best = _Best.none(ball.x)
+        best = _Best.none(ball.x, keep_best)
         for restart in range(restarts):
             start = ball.random_point(generator) if random_start else ball.x
             visit = _Visit(best, goal, restart, on_step)
@@ -337,29 +349,42 @@ class _Ball:
 
 @dataclass
 class _Best:
-    """The best point visited so far, for each picture."""
+    """The best point visited so far, for each picture; or the newest, if not `compare`."""
 
     x_adv: Tensor
     score: Tensor
     success: Tensor
     finite: Tensor
+    compare: bool
 
     @classmethod
-    def none(cls, x: Tensor) -> "_Best":
+    def none(cls, x: Tensor, compare: bool) -> "_Best":
         dtype = torch.promote_types(x.dtype, torch.float32)
         score = torch.full((len(x),), -torch.inf, device=x.device, dtype=dtype)
         success = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        return cls(x.clone(), score, success, torch.ones((), dtype=torch.bool, device=x.device))
+        finite = torch.ones((), dtype=torch.bool, device=x.device)
+        return cls(x.clone(), score, success, finite, compare)
 
     def offer(self, rows: Tensor | None, x_adv: Tensor, score: Tensor, success: Tensor) -> None:
         """Take those of `x_adv`, points of the pictures `rows` (None: all), that are better."""
         at = slice(None) if rows is None else rows
         before, held = self.score[at], self.success[at]
         better = (success & ~held) | ((success == held) & (score > before))
-        wide = threats.per_picture(better, x_adv)
-        self.x_adv[at] = torch.where(wide, x_adv, self.x_adv[at])
         self.score[at] = torch.where(better, score.to(before.dtype), before)
         self.success[at] = success | held
+        self.take(rows, x_adv, better if self.compare else None)
+
+    def take(self, rows: Tensor | None, x_adv: Tensor, better: Tensor | None = None) -> None:
+        """Take `x_adv` where `better` (None: everywhere), in place of what was held."""
+        # Usually all points are better, and then nothing is copied: no step changes its point in
+        # place. On a GPU to ask would be to wait.
+        if better is not None and not (better.device.type == "cpu" and bool(better.all())):
+            held = self.x_adv if rows is None else self.x_adv[rows]
+            x_adv = torch.where(threats.per_picture(better, x_adv), x_adv, held)
+        if rows is None:
+            self.x_adv = x_adv
+        else:
+            self.x_adv[rows] = x_adv
 
     def result(self, ball: _Ball) -> Tensor:
         if not self.finite:
@@ -375,25 +400,42 @@ class _Visit(NamedTuple):
     restart: int
     on_step: OnStep | None
 
-    def at(
-        self, model: Model, x_adv: Tensor, y: Tensor, rows: Tensor | None, step: int, last: bool
+    def on_the_way(
+        self, model: Model, x_adv: Tensor, y: Tensor, rows: Tensor | None, step: int
     ) -> tuple[Tensor, Tensor]:
         """Measure `x_adv`, keep what is better; return the direction of ascent and the success."""
-        if last:  # nothing follows, so no gradient is needed
-            with torch.no_grad():
-                logits = model(x_adv)
-                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-                grad, value = x_adv, self.goal.loss(logits, y)
-        else:
-            first = self.restart == 0 and step == 0
-            grad, value, logits = value_and_gradient(model, x_adv, y, self.goal.loss, check=first)
-            self.best.finite &= grad.sum(dtype=value.dtype).isfinite()
+        first = self.restart == 0 and step == 0
+        grad, value, logits = value_and_gradient(model, x_adv, y, self.goal.loss, check=first)
+        self.best.finite &= grad.sum(dtype=value.dtype).isfinite()
+        return self.goal.ascent(grad), self._note(x_adv, y, rows, step, value, logits)
+
+    def at_the_end(
+        self, model: Model, x_adv: Tensor, y: Tensor, rows: Tensor | None, step: int
+    ) -> None:
+        """The same without a gradient, because nothing follows."""
+        if not self.best.compare and self.on_step is None:
+            self.best.take(rows, x_adv)
+            return
+        with torch.no_grad():
+            logits = model(x_adv)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            self._note(x_adv, y, rows, step, self.goal.loss(logits, y), logits)
+
+    def _note(
+        self,
+        x_adv: Tensor,
+        y: Tensor,
+        rows: Tensor | None,
+        step: int,
+        value: Tensor,
+        logits: Tensor,
+    ) -> Tensor:
         self.best.finite &= ~value.isnan().any()
         reached = self.goal.reached(logits, y)
         self.best.offer(rows, x_adv, self.goal.ascent(value), reached)
         if self.on_step is not None:
-            self.on_step(self.restart, step, x_adv, value)
-        return self.goal.ascent(grad), reached
+            self.on_step(self.restart, step, x_adv.clone(), value)
+        return reached
 
 
 def _climb(
@@ -410,14 +452,14 @@ def _climb(
     if early_stop:
         rows = (~visit.best.success).nonzero().squeeze(1)
         x_adv, y, ball = x_adv[rows], y[rows], ball.of(rows)
-    for step in range(steps + 1):
+    for step in range(steps):
         if len(x_adv) == 0:
             return
-        ascent, reached = visit.at(model, x_adv, y, rows, step, last=step == steps)
-        if step == steps:
-            return
+        ascent, reached = visit.on_the_way(model, x_adv, y, rows, step)
         if rows is not None:
             keep = (~reached).nonzero().squeeze(1)
             rows, x_adv, y, ball = rows[keep], x_adv[keep], y[keep], ball.of(keep)
             ascent = ascent[keep]
         x_adv = ball.step(x_adv, ascent)
+    if len(x_adv) > 0:
+        visit.at_the_end(model, x_adv, y, rows, steps)

@@ -103,7 +103,7 @@ def accelerated(
             return _copy(model)
         fast = _rewritten(model, x, wanted)
         if dtype is not None:
-            fast = _Half(fast, dtype)
+            fast = _half(fast, x, dtype)
         if x.device.type == "cpu" and threads > 1 and len(x) > 0:
             fast = _in_parts(fast, x, threads)
     return fast
@@ -193,6 +193,20 @@ class _ChannelsLast(nn.Module):
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         return self.model(x)
+
+
+def _half(model: nn.Module, x: Tensor, dtype: torch.dtype) -> nn.Module:
+    """The model under autocast, with the large weights converted once and not at every call."""
+    converted = _copy(model)
+    for module in converted.modules():
+        if type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear):
+            module.to(dtype)
+    converted = _Half(converted, dtype)
+    try:
+        converted(x.clone())
+    except RuntimeError:  # some layer insists on its own dtype
+        return _Half(model, dtype)
+    return converted
 
 
 class _Half(nn.Module):

@@ -430,8 +430,13 @@ def bounds(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     ThreatError
         An `eps` that is not one finite number >= 0.
     """
-    reach = torch.full_like(x, _round_down(min(check_eps(eps), 1.0), x.dtype))
-    return _add_towards(x, -reach), _add_towards(x, reach)
+    reach = _round_down(min(check_eps(eps), 1.0), x.dtype)
+    low, high = x - reach, x + reach
+    # Whether rounding went too far: of two numbers, the difference between their sum and the larger
+    # one is exact (Dekker's Fast2Sum). Below, a smaller x ends at the box and need not be asked.
+    _bits(low).add_((x - low) > reach)
+    _bits(high).add_(high - x.clamp_min(reach) > x.clamp_max(reach), alpha=-1)
+    return low.clamp_(0, 1), high.clamp_(0, 1)
 
 
 @torch.no_grad()
@@ -471,7 +476,7 @@ def confine(
     eps = check_eps(eps)
     if norm == "linf":
         low, high = bounds(x, eps)
-        return (x + delta).clamp(low, high)
+        return (x + delta).clamp_(low, high)
     # Norms are sums, and sums round: aim a little inside.
     wide = torch.promote_types(x.dtype, torch.float32)
     inside = _round_down(eps, x.dtype) * (1 - 32 * torch.finfo(wide).eps)
@@ -547,14 +552,19 @@ def _add_towards(x: Tensor, delta: Tensor) -> Tensor:
     which for positive ones are ordered like their bit patterns, mends it.
     """
     total = x + delta
+    # In place, because the memory that a new tensor touches takes longer than the sum itself.
     part = total - x
-    error = (x - (total - part)) + (delta - part)
-    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.dtype.itemsize]
-    above, below = (delta > 0) & (error < 0), (delta < 0) & (error > 0)
-    inside = total.clamp(0, 1)
-    # Where the box cut, the result lies between x and the sum already.
-    back = torch.where(inside == total, above.to(whole) - below.to(whole), 0)
-    return (inside.view(whole) - back).view(x.dtype)
+    error = (total - part).neg_().add_(x).add_(part.neg_().add_(delta))
+    above, below = (error < 0).logical_and_(delta > 0), (error > 0).logical_and_(delta < 0)
+    _bits(total).add_(above, alpha=-1).add_(below)
+    # A sum outside the box is still outside, or at its edge, after one step back.
+    return total.clamp_(0, 1)
+
+
+def _bits(values: Tensor) -> Tensor:
+    """The same memory as whole numbers: one more is the next floating-point number away from 0."""
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.dtype.itemsize]
+    return values.view(whole)
 
 
 def _scale_into_box(

@@ -56,6 +56,13 @@ def ours(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
     return lambda x, y: advlib.pgd(model, x, y, eps, steps=steps)
 
 
+def ours_last(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
+    """The point after the last step, not measured: the same work as the floor and the others."""
+    if steps == 1:
+        return ours(model, x, eps, steps)
+    return lambda x, y: advlib.pgd(model, x, y, eps, steps=steps, keep_best=False)
+
+
 def ours_fast(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
     """The same on `advlib.fast.accelerated`."""
     return ours(accelerated(model, x), x, eps, steps)
@@ -143,7 +150,11 @@ def adv_lib(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
     )
 
 
-OURS: dict[str, Make] = {"advlib": ours, "advlib, accelerated": ours_fast}
+OURS: dict[str, Make] = {
+    "advlib": ours,
+    "advlib, last point": ours_last,
+    "advlib, accelerated": ours_fast,
+}
 HALF: dict[str, Make] = {"advlib, bfloat16": ours_half}
 OTHERS: dict[str, tuple[str, Make]] = {
     "torchattacks": ("torchattacks", torchattacks),

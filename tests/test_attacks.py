@@ -369,10 +369,11 @@ def test_attacking_in_two_halves_equals_attacking_whole(seed, norm, early_stop, 
     model = MODELS["mlp"].double()
     options = {"norm": norm, "steps": 4, "random_start": False, "early_stop": early_stop}
     whole = advlib.pgd(model, x, y, BUDGET[norm], **options)
-    halves = [
-        advlib.pgd(model, part, labels, BUDGET[norm], **options)
-        for part, labels in ((x[:cut], y[:cut]), (x[cut:], y[cut:]))
-    ]
+    parts = ((x[:cut], y[:cut]), (x[cut:], y[cut:]))
+    halves = [advlib.pgd(model, *part, BUDGET[norm], **options) for part in parts]
+    np.testing.assert_allclose(torch.cat(halves), whole, atol=1e-9)
+    whole = advlib.fgsm(model, x, y, BUDGET[norm], norm=norm)
+    halves = [advlib.fgsm(model, *part, BUDGET[norm], norm=norm) for part in parts]
     np.testing.assert_allclose(torch.cat(halves), whole, atol=1e-9)
     model.float()
 
@@ -584,6 +585,65 @@ def test_pgd_asks_the_model_nothing_when_there_is_no_budget() -> None:
     model = Counter(MODELS["mlp"])
     assert torch.equal(advlib.pgd(model, x.float(), y, 0.0), x.float())
     assert model.forwards == 0
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_the_last_point_on_request_and_not_measured(norm: str, early_stop: bool) -> None:
+    x, y = data()
+    model = Counter(MODELS["mlp"])
+    visited = []
+    options = {"norm": norm, "steps": 4, "step_size": 0.2, "early_stop": early_stop}
+    advlib.pgd(
+        MODELS["mlp"], x.float(), y, 0.3, **options, on_step=lambda *point: visited.append(point[2])
+    )
+    last = advlib.pgd(model, x.float(), y, 0.3, keep_best=False, **options)
+    assert_inside(x.float(), last, 0.3, norm)
+    assert model.forwards == model.backwards <= 4
+    if not early_stop:
+        settled = threats.settle(x.float(), visited[-1], 0.3, norm)
+        assert torch.equal(last, settled)
+        seen = advlib.pgd(
+            model, x.float(), y, 0.3, keep_best=False, **options, on_step=lambda *_: None
+        )
+        assert torch.equal(last, seen)
+
+
+def test_the_last_point_can_be_worse_than_the_best() -> None:
+    def model(x: Tensor) -> Tensor:
+        return torch.cat([10 * (x - 0.52) ** 2, 0 * x], 1)
+
+    x, y = torch.tensor([[0.40]], dtype=torch.float64), torch.tensor([0])
+    options = {"steps": 2, "step_size": 0.15, "random_start": False}
+    assert advlib.pgd(model, x, y, 0.3, **options).item() == pytest.approx(0.55)
+    last = advlib.pgd(model, x, y, 0.3, keep_best=False, **options)
+    assert last.item() == pytest.approx(0.40)
+
+
+def test_pictures_that_stopped_early_keep_their_point() -> None:
+    x, y = data(3, 40)
+    model = MODELS["conv"]
+    options = {"steps": 10, "early_stop": True}
+    best = advlib.pgd(model, x.float(), y, 0.1, **options)
+    last = advlib.pgd(model, x.float(), y, 0.1, keep_best=False, **options)
+    fooled = model(last).argmax(1) != y
+    assert bool(fooled.any())
+    assert bool((model(best).argmax(1) != y)[fooled].all())
+
+
+def test_several_restarts_need_the_best_point() -> None:
+    x, y = data()
+    with pytest.raises(ThreatError, match="restarts is 2 with keep_best=False.*last restart"):
+        advlib.pgd(MODELS["mlp"], x.float(), y, restarts=2, keep_best=False)
+
+
+def test_what_on_step_does_to_its_picture_changes_nothing() -> None:
+    x, y = data()
+    plain = advlib.pgd(MODELS["mlp"], x.float(), y, 0.1, steps=3)
+    erased = advlib.pgd(
+        MODELS["mlp"], x.float(), y, 0.1, steps=3, on_step=lambda *point: point[2].zero_()
+    )
+    assert torch.equal(plain, erased)
 
 
 def test_fgsm_takes_one_step() -> None:

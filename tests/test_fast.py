@@ -138,6 +138,24 @@ def test_the_division_has_the_same_answer_under_no_grad_inference_mode_and_autoc
         torch.testing.assert_close(parts(x), whole(x), rtol=0.05, atol=0.05)
 
 
+class OwnPrecision(nn.Module):
+    """One layer works in float32, whatever is around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return self.layer(x.float().mean((2, 3)))
+
+
+def test_half_precision_leaves_a_layer_alone_that_insists_on_its_own() -> None:
+    model, x = seeded(OwnPrecision).eval(), pictures()
+    fast = accelerated(model, x, dtype=torch.bfloat16, threads=1)
+    torch.testing.assert_close(fast(x), model(x))
+
+
 def test_half_precision_only_on_request() -> None:
     model = seeded(Residual).eval()
     x = pictures(8)
