@@ -1,24 +1,28 @@
-"""Measure, and write benchmarks/results.json and the page "How fast" of the book.
+"""Measure, and write benchmarks/results.json and the page "How fast, how strong" of the book.
 
-python -m benchmarks               all workloads, nine rounds each
-python -m benchmarks --rounds 3    less exact, in a third of the time
+python -m benchmarks                     everything
+python -m benchmarks speed --rounds 3    one part, less exactly; the others stay as they were
 """
 
 import argparse
 import json
 import os
 import platform
+import time
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import advlib
-from benchmarks import page
-from benchmarks.contestants import HALF, OURS, peers
+from benchmarks import growth, page, strength
+from benchmarks.contestants import HALF, OURS, Make, peers
 from benchmarks.speed import race
 from benchmarks.workloads import workloads
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results.json"
+PARTS = ("speed", "growth", "startup", "processes", "strength")
 
 
 def machine() -> dict[str, str]:
@@ -38,35 +42,55 @@ def machine() -> dict[str, str]:
     }
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", default="", help="letters of the workloads, for instance: ab")
-    options = parser.parse_args()
-    others, versions = peers()
-    for name, version in versions.items():
-        print(f"{name}: {version}", flush=True)
+def speed(contestants: dict[str, Make], rounds: int) -> list[dict[str, Any]]:
+    """Every workload, by FGSM and by PGD, with and without frozen parameters."""
     tables = []
     for load in workloads():
-        if options.only and load.name[0] not in options.only:
-            continue
         for steps in (1, load.steps):
             for frozen in (False, True):
-                contestants = {**OURS, **HALF, **others}
-                rows = race(load, contestants, steps, rounds=options.rounds, frozen=frozen)
-                title = load.name.replace(f"PGD-{load.steps}", "FGSM" if steps == 1 else "")
-                title = load.name if steps > 1 else title
+                rows = race(load, contestants, steps, rounds=rounds, frozen=frozen)
+                attack = "FGSM" if steps == 1 else f"PGD-{steps}"
+                title = f"{load.name}, {attack}"
                 tables.append({"workload": title, "frozen": frozen, "rows": rows})
                 print(f"\n{title}, {'frozen' if frozen else 'parameters require grad'}")
                 for name, row in rows.items():
                     low, high = row["quartiles"]
                     print(f"  {name:22} {row['ratio']:6.2f}  ({low:.2f} to {high:.2f})", flush=True)
-    results = {"machine": machine(), "libraries": versions, "tables": tables}
-    if not options.only:
-        path = HERE / "results.json"
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        page.write(results)
+    return tables
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS) + "; all")
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"there is no part {unknown.pop()!r}; {', '.join(PARTS)} are expected.")
+    warnings.filterwarnings("ignore", module=r".*peers.*")  # the other libraries' own
+    others, versions = peers()
+    for name, version in versions.items():
+        print(f"{name}: {version}", flush=True)
+    results: dict[str, Any] = {"machine": machine(), "libraries": versions}
+    parts = options.parts or PARTS
+    if set(parts) != set(PARTS):
+        held = json.loads(RESULTS.read_text(encoding="utf-8"))
+        if any(held[key] != results[key] for key in results):
+            parser.error("results.json is of another machine or other versions; measure all parts.")
+        results = {**held, **results}
+    measure = {
+        "speed": lambda: speed({**OURS, **HALF, **others}, options.rounds),
+        "growth": growth.growth,
+        "startup": growth.startup,
+        "processes": growth.processes,
+        "strength": strength.strength,
+    }
+    for part in parts:
+        start = time.perf_counter()
+        results[part] = measure[part]()
+        print(f"{part}: {time.perf_counter() - start:.0f} s", flush=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    page.write(results)
 
 
 if __name__ == "__main__":

@@ -1,52 +1,103 @@
-"""The page "How fast" of the book, written from benchmarks/results.json and nothing else."""
+"""The page "How fast, how strong" of the book, written from benchmarks/results.json alone."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from advlib.plots import CLEAN, NEUTRAL, figure
+from benchmarks import strength
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "how-fast.md"
+FIGURE = ROOT / "book" / "how-fast.png"
 
-HEAD = """---
+_HEAD = """---
 myst:
   html_meta:
-    description: The time of FGSM and PGD in advlib and in other libraries, as a ratio to a bare loop on the same machine.
+    description: FGSM and PGD of advlib and of six other libraries, timed against a bare loop on one machine, and what each finds with the same number of gradients.
 ---
 
-# How fast
+# How fast, how strong
 
 % Written by `make bench` from benchmarks/results.json; not edited by hand.
 
-An attack spends its time inside the model. How much does a library add? Each number is a time divided
-by that of the **floor**: a bare loop of forward pass, gradient with respect to the input, and step in
-place, on a frozen model. All ran in one process, one after the other in each round; the table shows the
-median over the rounds and the quartiles. Less is better.
+An attack spends its time inside the model. How much does a library add, and how much does it find for
+the same number of gradients? `make bench` measures both on your machine and writes this page anew.
+
+## Time beside a bare loop
+
+Each number is a time divided by that of the **floor**: a bare loop of forward pass, gradient with
+respect to the input, and step in place, on a frozen model. All ran in one process, one after the other
+in each round. The table shows the median over the rounds and the quartiles. Less is better.
 
 A model's parameters require gradients unless its owner froze them. A library that calls
 `loss.backward()` then computes the gradients of all weights as well, and pays for it. The two columns
 show both cases.
 
-*advlib, accelerated* is the same attack on {py:func}`advlib.fast.accelerated`, a copy of the model that
-gives the same answer up to float32 rounding. *bfloat16* changes the result and is there on request only.
+- *advlib* is {py:func}`advlib.pgd` as one calls it. It returns the best point visited, so it measures
+  the last one: one forward pass more than the floor.
+- *advlib, last point* is the same with `keep_best=False`: the work of the floor.
+- *advlib, accelerated* attacks the copy that {py:func}`advlib.fast.accelerated` makes. It gives the same
+  answer up to float32 rounding.
+- *advlib, bfloat16* changes the result and is there on request only.
 """  # noqa: E501
 
+_GROWTH = """
+```{{figure}} how-fast.png
+:alt: {alt}
+:width: 520px
 
-def write(results: dict[str, Any], path: Path = PAGE) -> None:
-    """Write the page."""
-    path.write_text(text(results), encoding="utf-8")
+PGD on the standard sign network: seconds over steps (32 pictures) and over pictures (10 steps). The
+dashed line is proportional to the number.
+```
+
+On logarithmic axes the slope is {steps:.2f} over the steps and {pictures:.2f} over the pictures;
+1 is linear growth.
+
+A new Python imports torch in {torch:.2f} s, and advlib with torch in {advlib:.2f} s:
+{difference:.2f} s more.
+"""
+
+_PROCESSES = """
+## Over two processes
+
+The audit of lesson 13 at its quick level, on {pictures} signs and the robust network, with one
+core for each process (`torchrun`). The counts {agree}.
+
+| processes | seconds | speed-up | right without attack | right under every attack |
+|---|---|---|---|---|
+"""
+
+
+def write(results: dict[str, Any], page: Path = PAGE, figure_file: Path = FIGURE) -> None:
+    """Write the page and its figure."""
+    page.write_text(text(results), encoding="utf-8")
+    draw(results["growth"], figure_file)
 
 
 def text(results: dict[str, Any]) -> str:
     """The page as Markdown."""
-    tables = results["tables"]
-    lines = [HEAD]
+    parts = [
+        _HEAD,
+        *_speed(results["speed"]),
+        "## How cost grows",
+        _growth(results["growth"], results["startup"]),
+        _processes(results["processes"]),
+        strength.text(results["strength"]),
+        *_machine(results),
+    ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _speed(tables: list[dict[str, Any]]) -> list[str]:
+    lines = []
     for title in dict.fromkeys(table["workload"] for table in tables):
         free, frozen = (
             next(t["rows"] for t in tables if t["workload"] == title and t["frozen"] == state)
             for state in (False, True)
         )
         lines += [
-            f"## {title[0].upper()}{title[1:].rstrip(', ')}",
+            f"### {title[0].upper()}{title[1:]}",
             "",
             "| library | parameters require grad | frozen | seconds, frozen |",
             "|---|---|---|---|",
@@ -56,21 +107,63 @@ def text(results: dict[str, Any]) -> str:
             ),
             "",
         ]
-    lines += ["## On what", "", "| what | version |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in results["machine"].items()]
-    lines += [f"| {name} | {value} |" for name, value in results["libraries"].items()]
-    lines += [
-        "",
-        "The weights are random and the pictures noise: only time is measured here. Another "
-        "processor gives other ratios; `make bench` measures yours.",
-        "",
-    ]
-    return "\n".join(lines)
+    return lines
 
 
 def _ratio(row: dict[str, Any]) -> str:
     low, high = row["quartiles"]
     return f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _growth(growth: dict[str, Any], startup: dict[str, float]) -> str:
+    slopes = growth["exponents"]
+    alt = (
+        "Two lines on logarithmic axes, seconds over steps and over pictures, both close to the "
+        f"dashed line of proportional growth: slopes {slopes['steps']:.2f} and "
+        f"{slopes['pictures']:.2f}."
+    )
+    return _GROWTH.format(alt=alt, **slopes, **startup)
+
+
+def _processes(rows: list[dict[str, Any]]) -> str:
+    counts = {(row["clean"], row["robust"], tuple(row["fooled"])) for row in rows}
+    agree = "are the same, attack by attack" if len(counts) == 1 else "**differ**"
+    head = _PROCESSES.format(pictures=rows[0]["pictures"], agree=agree)
+    return head + "".join(
+        f"| {row['processes']} | {row['seconds']:.1f} | {rows[0]['seconds'] / row['seconds']:.2f} "
+        f"| {row['clean']} | {row['robust']} |\n"
+        for row in rows
+    )
+
+
+def _machine(results: dict[str, Any]) -> list[str]:
+    return [
+        "",
+        "## On what",
+        "",
+        "| what | version |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in results["machine"].items()),
+        *(f"| {name} | {value} |" for name, value in results["libraries"].items()),
+        "",
+        "The networks of the first section have random weights and attack noise: only time is "
+        "measured there. Another processor gives other ratios.",
+    ]
+
+
+def draw(growth: dict[str, Any], path: Path) -> None:
+    """Draw seconds over steps and over pictures."""
+    fig, axes = figure(1, 2, height=2.6)
+    for place, name in zip(axes, ("steps", "pictures"), strict=True):
+        numbers, seconds = zip(*growth[name], strict=True)
+        middle = len(numbers) // 2
+        line = [seconds[middle] * n / numbers[middle] for n in numbers]
+        place.plot(numbers, line, "--", color=NEUTRAL, linewidth=1)
+        place.plot(numbers, seconds, "o-", color=CLEAN)
+        place.set(xscale="log", yscale="log", xlabel=name, ylabel="seconds")
+        place.set_xticks(numbers, [str(n) for n in numbers])
+        place.minorticks_off()
+    fig.savefig(path, format="png", dpi=150, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -40,9 +40,9 @@ def workloads() -> list[Workload]:
     """Small, middle and large."""
     mnist = RELEASES["wong-mnist"]  # its layers; the weights are drawn anew
     return [
-        _make("a: CNN, 256 x 1x28x28, PGD-40", mnist.build, (256, 1, 28, 28), 40, 10),
-        _make("b: ResNet-18, 64 x 3x32x32, PGD-10", lambda: resnet18(10), (64, 3, 32, 32), 10, 10),
+        _make("small CNN, 256 pictures of 1x28x28", mnist.build, (256, 1, 28, 28), 40, 10),
+        _make("ResNet-18, 64 pictures of 3x32x32", lambda: resnet18(10), (64, 3, 32, 32), 10, 10),
         _make(
-            "c: ResNet-18, 8 x 3x224x224, PGD-10", lambda: resnet18(100), (8, 3, 224, 224), 10, 100
+            "ResNet-18, 8 pictures of 3x224x224", lambda: resnet18(100), (8, 3, 224, 224), 10, 100
         ),
     ]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import advlib
+from advlib import fast as fast_module
 from advlib.errors import DeviceError, InputError, PixelError
 from advlib.fast import accelerated, folded_batch_norms
 
@@ -245,3 +246,68 @@ def test_what_cannot_be_used_is_refused() -> None:
     with pytest.raises(advlib.errors.ThreatError):
         accelerated(model, pictures(), threads=0)
     assert issubclass(DeviceError, advlib.AdvlibError)
+
+
+# -- on a GPU --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device: torch.cuda.is_available() is False")
+    return torch.device("cuda")
+
+
+def test_a_recording_on_cuda_answers_as_the_model_and_each_answer_stays(cuda) -> None:
+    model, x = seeded(Residual).to(cuda).eval(), pictures(16).to(cuda)
+    other = x.flip(0).contiguous()
+    fast = accelerated(model, x)
+    y = torch.arange(16, device=cuda) % 5
+    first, wanted = advlib.input_gradient(fast, x, y), advlib.input_gradient(model, x, y)
+    kept = first.grad.clone(), first.logits.clone()
+    advlib.input_gradient(fast, other, y)  # replays over the same memory
+    assert torch.equal(first.grad, kept[0]) and torch.equal(first.logits, kept[1])
+    torch.testing.assert_close(first.grad, wanted.grad, rtol=1e-3, atol=1e-4)
+    few = advlib.input_gradient(fast, x[:3], y[:3])
+    torch.testing.assert_close(few.grad, wanted.grad[:3], rtol=1e-3, atol=1e-4)
+
+
+def test_on_cuda_an_attack_on_a_recording_finds_what_it_finds_on_the_model(cuda) -> None:
+    model, x = seeded(Residual).to(cuda).eval(), pictures(16).to(cuda)
+    y = model(x).argmax(1)
+    fast = accelerated(model, x)
+    for early_stop in (False, True):
+        found = advlib.pgd(fast, x, y, 0.03, steps=5, early_stop=early_stop)
+        wanted = advlib.pgd(model, x, y, 0.03, steps=5, early_stop=early_stop)
+        assert ((found - wanted).abs() > 1e-4).float().mean() < 0.01
+
+
+def test_the_answers_of_a_recording_are_copies() -> None:
+    """The memory of the recording is imitated: one tensor for all logits, one for all gradients."""
+
+    class Shared(torch.autograd.Function):
+        logits, grad = torch.zeros(4, 2), torch.zeros(4, 3, 1, 1)
+
+        @staticmethod
+        def forward(ctx, x):
+            return Shared.logits.copy_(torch.stack([x.sum((1, 2, 3)), x.sum((1, 2, 3)) ** 2], 1))
+
+        @staticmethod
+        def backward(ctx, grad):
+            return Shared.grad.copy_(grad[:, :1, None, None].expand(4, 3, 1, 1))
+
+    replayed = fast_module._Replayed.__new__(fast_module._Replayed)
+    nn.Module.__init__(replayed)
+    x = torch.full((4, 3, 1, 1), 0.5)
+    replayed.model, replayed.replay = None, Shared.apply
+    replayed.shape, replayed.dtype = x.shape, x.dtype
+
+    def answer(scale: float) -> tuple[Tensor, Tensor]:
+        leaf = (scale * x).requires_grad_()
+        logits = replayed(leaf)
+        return logits.detach(), torch.autograd.grad(logits, leaf, scale * torch.ones(4, 2))[0]
+
+    logits, grad = answer(1.0)
+    kept = logits.clone(), grad.clone()
+    answer(0.1)
+    assert torch.equal(logits, kept[0]) and torch.equal(grad, kept[1])

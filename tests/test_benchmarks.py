@@ -1,0 +1,88 @@
+"""The benchmark: it times what it says, and the page says what it measured and nothing else."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import __main__ as command
+from benchmarks import contestants, growth, page
+from benchmarks.speed import race
+from benchmarks.workloads import Workload
+
+
+def load() -> Workload:
+    generator = torch.Generator().manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    x = torch.rand(8, 3, 2, 2, generator=generator)
+    return Workload("small", model.eval(), x, torch.arange(8) % 4, 0.05, 3)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("make", contestants.OURS.values(), ids=contestants.OURS)
+def test_ours_and_the_floor_find_the_same_on_a_linear_model(make, steps: int) -> None:
+    """Three steps of 2.5 eps / 3 reach the corner of the ball from wherever they start."""
+    case = load()
+    y = torch.zeros_like(case.y)
+    two = nn.Sequential(case.model, nn.Linear(4, 2)).requires_grad_(False).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        wanted = contestants.floor(two, case.x, case.eps, steps)(case.x, y)
+    found = make(two, case.x, case.eps, steps)(case.x, y)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+
+
+def test_a_race_reports_every_contestant_beside_the_floor() -> None:
+    case = load()
+    slow = contestants.OURS | {"asleep": lambda *_: lambda x, y: x.sort().values @ x.sort().values}
+    rows = race(case, slow, 3, rounds=3, frozen=False)
+    assert list(rows) == ["floor", *slow]
+    assert rows["floor"]["ratio"] == 1
+    for row in rows.values():
+        low, high = row["quartiles"]
+        assert 0 < low <= row["ratio"] <= high and row["seconds"] >= 0
+    assert all(parameter.requires_grad for parameter in case.model.parameters())
+
+
+def test_the_slope_is_the_power_of_the_growth() -> None:
+    for power in (0.0, 1.0, 2.0):
+        rows = [[n, 0.3 * n**power] for n in (1, 2, 5, 10)]
+        assert growth.slope(rows) == pytest.approx(power, abs=1e-3)
+
+
+def test_the_page_is_written_from_the_stored_measurements() -> None:
+    stored = json.loads(command.RESULTS.read_text(encoding="utf-8"))
+    assert page.PAGE.read_text(encoding="utf-8") == page.text(stored)
+    assert set(stored) == {"machine", "libraries", *command.PARTS}
+    for table in stored["speed"]:
+        assert {"floor", *contestants.OURS, *contestants.HALF} <= set(table["rows"])
+    assert set(stored["libraries"]) == set(contestants.OTHERS)
+
+
+def test_counts_that_differ_are_called_different() -> None:
+    stored = json.loads(command.RESULTS.read_text(encoding="utf-8"))
+    assert "The counts are the same" in page.text(stored)
+    stored["processes"][1]["robust"] += 1
+    assert "The counts **differ**" in page.text(stored)
+
+
+def test_the_figure_is_drawn(tmp_path) -> None:
+    rows = [[1, 0.1], [10, 1.1], [100, 9.0]]
+    page.draw({"steps": rows, "pictures": rows}, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 5000
+
+
+def test_a_part_alone_needs_the_rest_of_the_same_machine(monkeypatch, tmp_path, capsys) -> None:
+    stored = {"machine": {"processor": "another"}, "libraries": {}}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    monkeypatch.setattr(command, "RESULTS", path)
+    monkeypatch.setattr(command, "peers", lambda: ({}, {}))
+    monkeypatch.setattr("sys.argv", ["benchmarks", "startup"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "another machine" in capsys.readouterr().err
