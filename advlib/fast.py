@@ -338,15 +338,14 @@ class _Replayed(nn.Module):
         self.model, self.shape, self.dtype = model, x.shape, x.dtype
         with torch.enable_grad():
             leaf = x.clone().requires_grad_()
-            self.replay = torch.cuda.make_graphed_callables(lambda x: model(x), (leaf,))
+            self.replay: Any = torch.cuda.make_graphed_callables(lambda x: model(x), (leaf,))
 
     def forward(self, x: Tensor) -> Tensor:
         asks_gradient = torch.is_grad_enabled() and x.requires_grad
         if x.shape != self.shape or x.dtype != self.dtype or not asks_gradient:
             return self.model(x)
         # The recording writes its results to the same memory every time; hand out copies.
-        logits: Tensor = self.replay(_OwnGradient.apply(x))
-        return logits.clone()
+        return self.replay(_OwnGradient.apply(x)).clone()
 
 
 class _OwnGradient(torch.autograd.Function):
