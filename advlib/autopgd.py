@@ -346,22 +346,14 @@ class _Pool:
 
     def move(self, grad: Tensor, eps: float, norm: str) -> None:
         """One step along `grad` with momentum, back into ball and box."""
-        z = self._confined(self._stepped(grad, norm), eps, norm, last=False)
+        z = stepped(self.x_adv, grad, self.step, norm)
+        z = self._confined(z, eps, norm, last=False)
         first = threats.per_picture(self.t == 0, self.x)
         weight = torch.where(first, 1.0, MOMENTUM).to(self.x.dtype)
         momentum = (1 - weight) * (self.x_adv - self.last)
         moved = torch.addcmul(momentum, weight, z - self.x_adv).add_(self.x_adv)
         self.last, self.x_adv = self.x_adv, self._confined(moved, eps, norm, last=True)
         self.t += 1
-
-    def _stepped(self, grad: Tensor, norm: str) -> Tensor:
-        """A step in the steepest direction, as long as each picture's own size."""
-        size = threats.per_picture(self.step, self.x).to(self.x.dtype)
-        if norm == "linf":
-            return torch.addcmul(self.x_adv, grad.sign(), size)
-        if norm == "l2":
-            return self.x_adv + size * threats.steepest(grad, 1.0, norm)
-        return self.x_adv + _steepest_l1(grad, size.flatten(1), self.x_adv)
 
     def _confined(self, moved: Tensor, eps: float, norm: str, last: bool) -> Tensor:
         """Put back into ball and box: exactly if it is the `last` word, else up to rounding."""
@@ -371,6 +363,33 @@ class _Pool:
         if not last:
             return self.x + threats.project(delta, eps, norm, self.x)
         return threats.confine(self.x, delta, eps, norm, settle=False)
+
+
+def stepped(x_adv: Tensor, grad: Tensor, size: Tensor, norm: str) -> Tensor:
+    """A step in the steepest direction, as long as each picture's own size; not yet put back.
+
+    Parameters
+    ----------
+    x_adv
+        Where the step begins, shape (n, ...), pixels in [0, 1].
+    grad
+        Gradients, shape of `x_adv`.
+    size
+        Length of each step in `norm`, shape (n,), >= 0.
+    norm
+        ``"linf"``, ``"l2"`` or ``"l1"``.
+
+    Returns
+    -------
+    Tensor
+        Shape of `x_adv`. It may lie outside ball and box.
+    """
+    wide = threats.per_picture(size, x_adv).to(x_adv.dtype)
+    if norm == "linf":
+        return torch.addcmul(x_adv, grad.sign(), wide)
+    if norm == "l2":
+        return x_adv + wide * threats.steepest(grad, 1.0, norm)
+    return x_adv + _steepest_l1(grad, wide.flatten(1), x_adv)
 
 
 def _steepest_l1(grad: Tensor, size: Tensor, x_adv: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def main() -> None:
     results: dict[str, Any] = {"machine": machine(), "libraries": versions}
     parts = options.parts or PARTS
     if set(parts) != set(PARTS):
-        held = json.loads(RESULTS.read_text(encoding="utf-8"))
+        held = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else results
         if any(held[key] != results[key] for key in results):
             parser.error("results.json is of another machine or other versions; measure all parts.")
         results = {**held, **results}
@@ -89,7 +89,11 @@ def main() -> None:
         start = time.perf_counter()
         results[part] = measure[part]()
         print(f"{part}: {time.perf_counter() - start:.0f} s", flush=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        # After each part, because all of them take long.
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if missing := set(PARTS) - set(results):
+        print(f"the page is not written: {', '.join(sorted(missing))} not measured yet")
+        return
     page.write(results)
 
 

@@ -18,6 +18,7 @@ from advlib.autopgd import apgd, apgd_over_classes
 from advlib.device import best_device
 from advlib.errors import DeviceError, LabelError, ModelOutputError, PixelError, ThreatError
 from advlib.evaluation import accuracy, predict
+from advlib.robustness import robust_accuracy
 from advlib.square import square
 
 RANDOM_STATE_IS_WATCHED = True
@@ -49,6 +50,7 @@ MEASURES: dict[str, Attack] = {
     "input_gradient": lambda model, x, y: advlib.input_gradient(model, x, y).grad,
     "predict": lambda model, x, y: predict(model, x),
     "accuracy": lambda model, x, y: torch.tensor(accuracy(model, x, y, batch_size=4).count),
+    "robust_accuracy": lambda model, x, y: robust_accuracy(model, x, y, 0.1, gradients=4).robust,
 }
 EVERYTHING = ATTACKS | MEASURES
 with_attack = pytest.mark.parametrize("name", ATTACKS)
@@ -273,10 +275,11 @@ def test_callbacks_that_change_what_they_are_shown_reach_no_tensor_of_the_caller
     x, y = data()
     before = x.clone()
     for random_start in (False, True):
-        advlib.pgd(
-            net(), x, y, 0.1, steps=2, random_start=random_start,
-            on_step=lambda restart, step, x_adv, loss: x_adv.zero_(),
-        )  # fmt: skip
+        options = {"eps": 0.1, "steps": 2, "random_start": random_start}
+        shown = advlib.pgd(
+            net(), x, y, on_step=lambda restart, step, x_adv, loss: x_adv.zero_(), **options
+        )
+        assert torch.equal(shown, advlib.pgd(net(), x, y, **options))
     assert torch.equal(x, before)
 
 

@@ -13,7 +13,7 @@ FLOORS: list[set[str]] = [
     {"contracts", "download", "threats", "data", "models", "augmentation"},
     {"gradients"},
     {"activations", "adaptive", "attribution", "fast", "landscape", "linearity"},
-    {"attacks", "autopgd", "patches", "square", "evaluation"},
+    {"attacks", "autopgd", "patches", "robustness", "square", "evaluation"},
     {"defences", "inspection", "masking", "objectives", "smoothing", "transfer"},
     {"training", "auditing"},
     {"recipes", "checks", "plots", "widgets"},

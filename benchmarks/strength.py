@@ -1,0 +1,437 @@
+"""Strength: how much robust accuracy each library leaves for the same number of gradients.
+
+A small network three times: trained as usual, trained on PGD, and the latter with its logits times
+100, which makes the cross-entropy's gradient vanish. Every attack may take so many gradients a
+picture; they are counted behind the model, not believed. AutoAttack, with its time, is the
+reference.
+"""
+
+import copy
+import math
+import sys
+import time
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import advlib
+from advlib.data import signs
+from advlib.robustness import robust_accuracy
+from advlib.training import train
+from benchmarks import contestants
+
+BUDGETS = (10, 40, 100)
+"""Gradients a picture."""
+LADDER = (5, 10, 20, 40, 100)
+"""The same for `advlib` alone: the first that finds what another library found is compared."""
+CLASSES = (0, 4, 8, 9, 10, 11, 12, 13, 14, 15)
+"""The signs that 28 pixels can show: three of the nine speed limits, and all others."""
+Attack = Callable[[nn.Module, Tensor, Tensor, float, int], Tensor]
+"""``attack(model, x, y, eps, gradients) -> x_adv``."""
+
+
+class Subject(NamedTuple):
+    """What is attacked."""
+
+    name: str
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    eps: float
+
+
+class Scaled(nn.Module):
+    """A model that hides its gradient: the softmax of such large logits is 0 or 1 in float32."""
+
+    def __init__(self, model: nn.Module, factor: float = 100.0) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * self.model(x)
+
+
+class Counted(nn.Module):
+    """A model that counts the pictures whose gradient is taken."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.gradients = model, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.model(x)
+        if logits.requires_grad:
+            logits.register_hook(self._count)
+        return logits
+
+    def _count(self, grad: Tensor) -> None:
+        self.gradients += len(grad)
+
+
+# -- what is attacked ------------------------------------------------------------------------------
+
+
+def network() -> nn.Module:
+    """Two strided convolutions and two full layers, 3 x 28 x 28 to ten classes, from a seed."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 16, 4, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.ReLU(),
+            nn.Flatten(), nn.Linear(32 * 7 * 7, 100), nn.ReLU(), nn.Linear(100, 10),
+        )  # fmt: skip
+
+
+def pictures(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Small traffic signs, and the place of each one's class in `CLASSES`."""
+    x, y = signs.render(n, seed=seed, size=28, classes=CLASSES)
+    return x, torch.searchsorted(torch.tensor(CLASSES), y)
+
+
+def subjects(n: int = 900, training: int = 6000, epochs: int = 8) -> list[Subject]:
+    """The three networks, trained here in about a minute, and pictures they have not seen."""
+    x, y = pictures(training, seed=1)
+    standard = network()
+    train(standard, x, y, epochs=epochs, lr=0.05)
+    robust = copy.deepcopy(standard)
+    generator = torch.Generator().manual_seed(0)
+    # A little at first: trained on the whole budget at once, such a small network learns nothing.
+    for eps, part, lr in ((2 / 255, 4, 0.02), (6 / 255, 1, 0.03)):
+
+        def perturb(model: nn.Module, x: Tensor, y: Tensor, eps: float = eps) -> Tensor:
+            return advlib.pgd(model, x, y, eps, steps=5, generator=generator)
+
+        train(robust, x, y, perturb=perturb, epochs=math.ceil(epochs / part), lr=lr)
+    for model in (standard, robust):
+        model.eval().requires_grad_(False)
+    shown = pictures(n, seed=2)
+    return [
+        Subject("standard training", standard, *shown, 2 / 255),
+        Subject("PGD training", robust, *shown, 8 / 255),
+        Subject("PGD training, logits times 100", Scaled(robust), *shown, 8 / 255),
+    ]
+
+
+# -- who attacks -----------------------------------------------------------------------------------
+
+
+def ours(model: nn.Module, x: Tensor, y: Tensor, eps: float, gradients: int) -> Tensor:
+    """`advlib.robustness.robust_accuracy` with its defaults; the points are kept to be checked."""
+    x_adv = x.clone()
+
+    def keep(rows: Tensor, points: Tensor) -> None:
+        x_adv[rows] = points
+
+    robust_accuracy(model, x, y, eps, gradients=gradients, on_fooled=keep)
+    return x_adv
+
+
+def _crossing(library: str) -> Attack:
+    """PGD with steps of ``2.5 * eps / gradients``, as in the table of times."""
+    make = contestants.OTHERS[library][1]
+    return lambda model, x, y, eps, gradients: make(model, x, eps, gradients)(x, y)
+
+
+def _torchattacks_default(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, gradients: int
+) -> Tensor:
+    import torchattacks
+
+    return torchattacks.PGD(model, eps=eps, steps=gradients)(x, y)
+
+
+def _foolbox_default(model: nn.Module, x: Tensor, y: Tensor, eps: float, gradients: int) -> Tensor:
+    import foolbox
+
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
+    return foolbox.attacks.LinfPGD(steps=gradients)(wrapped, x, y, epsilons=eps)[1]
+
+
+def _art_default(model: nn.Module, x: Tensor, y: Tensor, eps: float, gradients: int) -> Tensor:
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch
+    from art.estimators.classification import PyTorchClassifier
+
+    classes, shape = model(x[:1]).shape[1], tuple(x.shape[1:])
+    wrapped = PyTorchClassifier(
+        model, nn.CrossEntropyLoss(), shape, classes, clip_values=(0, 1), device_type="cpu"
+    )
+    # Its default step, 0.1, may not be longer than eps.
+    attack = ProjectedGradientDescentPyTorch(
+        wrapped, eps=eps, eps_step=min(0.1, eps), max_iter=gradients, num_random_init=1,
+        batch_size=len(x), verbose=False,
+    )  # fmt: skip
+    return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+
+def _adv_lib_default(model: nn.Module, x: Tensor, y: Tensor, eps: float, gradients: int) -> Tensor:
+    from adv_lib.attacks import pgd_linf
+
+    return pgd_linf(model, x, y, eps, steps=gradients)
+
+
+def _torchattacks_apgd(loss: str) -> Attack:
+    def attack(model: nn.Module, x: Tensor, y: Tensor, eps: float, gradients: int) -> Tensor:
+        import torchattacks
+
+        # One gradient goes to the start.
+        return torchattacks.APGD(model, eps=eps, steps=gradients - 1, loss=loss)(x, y)
+
+    return attack
+
+
+def _adv_lib_apgd(loss: str) -> Attack:
+    def attack(model: nn.Module, x: Tensor, y: Tensor, eps: float, gradients: int) -> Tensor:
+        from adv_lib.attacks.auto_pgd import apgd
+
+        steps = gradients - 1
+        return apgd(model, x, y, eps, float("inf"), n_iter=steps, loss_function=loss)
+
+    return attack
+
+
+def _adv_lib_classes(model: nn.Module, x: Tensor, y: Tensor, eps: float, gradients: int) -> Tensor:
+    from adv_lib.attacks.auto_pgd import apgd_targeted
+
+    steps = gradients // 3 - 1
+    return apgd_targeted(model, x, y, eps, float("inf"), n_iter=steps, num_targets=3)
+
+
+CROSSING = "step 2.5 eps / N"
+SETTINGS: dict[tuple[str, str], Attack] = {
+    **{(library, CROSSING): _crossing(library) for library in contestants.OTHERS},
+    ("torchattacks", "default step"): _torchattacks_default,
+    ("foolbox", "default step"): _foolbox_default,
+    ("ART", "default step"): _art_default,
+    ("adv-lib", "default step"): _adv_lib_default,
+    ("torchattacks", "APGD, cross-entropy"): _torchattacks_apgd("ce"),
+    ("torchattacks", "APGD, DLR"): _torchattacks_apgd("dlr"),
+    ("adv-lib", "APGD, cross-entropy"): _adv_lib_apgd("ce"),
+    ("adv-lib", "APGD, DLR"): _adv_lib_apgd("dlr"),
+    ("adv-lib", "APGD, DLR, three classes"): _adv_lib_classes,
+}
+"""Every library with its own step, with one that crosses the ball, and with what else it has."""
+
+
+def autoattack(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """AutoAttack, standard version, of torchattacks' parts with the steps of its paper.
+
+    `torchattacks.AutoAttack` itself takes 10 steps where Croce & Hein (2020) take 100.
+    """
+    import torchattacks as parts
+
+    classes = model(x[:1]).shape[1]
+    members = [
+        parts.APGD(model, eps=eps, steps=100, loss="ce"),
+        parts.APGDT(model, eps=eps, steps=100, n_classes=classes),
+        parts.FAB(model, eps=eps, steps=100, multi_targeted=True, n_classes=classes),
+        parts.Square(model, eps=eps, n_queries=5000),
+    ]
+    return parts.MultiAttack(members)(x, y)
+
+
+# -- what is measured ------------------------------------------------------------------------------
+
+
+def standing(subject: Subject, x_adv: Tensor) -> float:
+    """Share of pictures that are right as they are and under attack, in [0, 1].
+
+    The points are put into ball and box first: what a library gained by leaving them is not
+    counted.
+    """
+    x, y, model = subject.x, subject.y, subject.model
+    x_adv = advlib.threats.confine(x, x_adv.detach() - x, subject.eps)
+    with torch.no_grad():
+        right = (model(x).argmax(1) == y) & (model(x_adv).argmax(1) == y)
+    return right.float().mean().item()
+
+
+def measure(
+    subject: Subject, attack: Attack, gradients: int, *, warm_up: bool = True
+) -> dict[str, Any]:
+    """Robust accuracy, gradients a picture and seconds of one attack, or why it did not run."""
+    counted = Counted(subject.model).eval()
+    x, y, eps = subject.x.clone(), subject.y.clone(), subject.eps
+    with torch.random.fork_rng([]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        try:
+            if warm_up:
+                attack(counted, x[:1], y[:1], eps, gradients)
+            counted.gradients, start = 0, time.perf_counter()
+            x_adv = attack(counted, x, y, eps, gradients)
+        except Exception as error:  # noqa: BLE001  whatever keeps a library from running
+            return {"error": f"{type(error).__name__}: {str(error)[:100]}"}
+        seconds = time.perf_counter() - start
+    return {
+        "robust": round(standing(subject, x_adv), 4),
+        "gradients": round(counted.gradients / len(subject.x), 2),
+        "seconds": round(seconds, 3),
+    }
+
+
+def strength(
+    parts: list[Subject] | None = None,
+    budgets: tuple[int, ...] = BUDGETS,
+    ladder: tuple[int, ...] = LADDER,
+    settings: dict[tuple[str, str], Attack] | None = None,
+    reference: Callable[[nn.Module, Tensor, Tensor, float], Tensor] | None = autoattack,
+) -> dict[str, Any]:
+    """Everyone on every network with every budget; ready for JSON.
+
+    Parameters
+    ----------
+    parts
+        What is attacked. None: `subjects`, trained now.
+    budgets
+        Gradients a picture.
+    ladder
+        The same for `advlib` alone; with all of `budgets`.
+    settings
+        Who is compared. None: `SETTINGS`, of the libraries that are at hand.
+    reference
+        The slow attack to be measured against. None: none.
+
+    Returns
+    -------
+    dict
+        ``subjects``: for each its ``name``, ``eps``, ``pictures``, ``clean``, ``reference`` and
+        ``rows``: ``library``, ``setting``, ``budget``, and what `measure` found.
+    """
+    _find_peers()
+    settings = SETTINGS if settings is None else settings
+    everyone = {("advlib", "robust_accuracy"): ours, **settings}
+    found = []
+    for subject in subjects() if parts is None else parts:
+        rows = []
+        for gradients in sorted({*budgets, *ladder}):
+            for (library, setting), attack in everyone.items():
+                if gradients not in (budgets if attack is not ours else ladder):
+                    continue
+                row = measure(subject, attack, gradients)
+                rows.append({"library": library, "setting": setting, "budget": gradients, **row})
+                _say(f"{subject.name}, {gradients} gradients, {library}, {setting}: {row}")
+        slow = None
+        if reference is not None:
+            slow = measure(subject, lambda *given: reference(*given[:-1]), 0, warm_up=False)
+            _say(f"{subject.name}, AutoAttack: {slow}")
+        found.append(
+            {
+                "name": subject.name, "eps": subject.eps, "pictures": len(subject.x),
+                "clean": round(standing(subject, subject.x), 4), "rows": rows, "reference": slow,
+            }
+        )  # fmt: skip
+    return {"budgets": list(budgets), "subjects": found}
+
+
+def _find_peers() -> None:
+    if contestants.PEERS.is_dir() and str(contestants.PEERS) not in sys.path:
+        sys.path.append(str(contestants.PEERS))
+    # adv-lib imports a plotting server that has no wheel and that no attack uses.
+    sys.modules.setdefault("visdom", types.ModuleType("visdom"))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+# -- what the page says ----------------------------------------------------------------------------
+
+
+def text(results: dict[str, Any]) -> str:
+    """The section of the page, as Markdown, from what `strength` returned and nothing else."""
+    budgets = results["budgets"]
+    lines = [HEAD]
+    for subject in results["subjects"]:
+        lines += [
+            f"### {subject['name'][0].upper()}{subject['name'][1:]}",
+            "",
+            f"{subject['pictures']} pictures, eps {255 * subject['eps']:.3g}/255, "
+            f"{100 * subject['clean']:.1f} % right without an attacker.",
+            "",
+            "| library | setting | " + " | ".join(f"{n} gradients" for n in budgets) + " |",
+            "|---|---|" + "---|" * len(budgets),
+        ]
+        best = {n: min(_values(subject, n)) for n in budgets}
+        for library, setting in dict.fromkeys(
+            (row["library"], row["setting"]) for row in subject["rows"]
+        ):
+            cells = [_cell(_row(subject, library, setting, n), best[n]) for n in budgets]
+            lines.append(f"| {library} | {setting} | " + " | ".join(cells) + " |")
+        lines += ["", _reference(subject), "", *_same_answer(subject), ""]
+    return "\n".join(lines)
+
+
+HEAD = """## How strong at equal gradients
+
+Robust accuracy is an upper bound: a stronger attack can only lower it. So the lower number is the
+better measurement. Every attack may take the same number of input gradients for each picture. They
+are counted behind the model, and stand in brackets. The lowest number of each column is bold.
+{py:func}`advlib.robustness.robust_accuracy` spends what fallen pictures leave on those that stand.
+"""
+
+
+def _row(subject: dict[str, Any], library: str, setting: str, budget: int) -> dict[str, Any]:
+    key = {"library": library, "setting": setting, "budget": budget}
+    return next(row for row in subject["rows"] if key.items() <= row.items())
+
+
+def _values(subject: dict[str, Any], budget: int) -> list[float]:
+    rows = [row for row in subject["rows"] if row["budget"] == budget]
+    return [row["robust"] for row in rows if "robust" in row] or [math.nan]
+
+
+def _cell(row: dict[str, Any], best: float) -> str:
+    if "error" in row:
+        return "did not run"
+    value = f"{100 * row['robust']:.1f} %"
+    value = f"**{value}**" if row["robust"] == best else value
+    return f"{value} ({row['gradients']:.1f})"
+
+
+def _reference(subject: dict[str, Any]) -> str:
+    slow = subject["reference"]
+    if slow is None or "error" in slow:
+        return "AutoAttack did not run." if slow else ""
+    most = max(row["budget"] for row in subject["rows"])
+    own = _row(subject, "advlib", "robust_accuracy", most)
+    ratio = slow["seconds"] / own["seconds"]
+    return (
+        "All of AutoAttack (torchattacks' parts, the paper's steps): "
+        f"{100 * slow['robust']:.1f} %, with {slow['gradients']:.0f} gradients a picture in "
+        f"{slow['seconds']:.0f} s. advlib with {most} gradients took {own['seconds']:.1f} s, "
+        f"1/{ratio:.0f} of it."
+    )
+
+
+def _same_answer(subject: dict[str, Any]) -> list[str]:
+    """For each library its lowest number, and how soon advlib finds that or a lower one."""
+    ran = [row for row in subject["rows"] if "robust" in row]
+    own = [row for row in ran if row["library"] == "advlib"]
+    lines = [
+        "| library, at its lowest | robust | seconds | advlib as low | seconds | times faster |",
+        "|---|---|---|---|---|---|",
+    ]
+    for library in dict.fromkeys(row["library"] for row in ran if row["library"] != "advlib"):
+        rows = [row for row in ran if row["library"] == library]
+        best = min(rows, key=lambda row: (row["robust"], row["seconds"]))
+        what = f"| {library}, {best['setting']}, {best['budget']} gradients "
+        what += f"| {100 * best['robust']:.1f} % | {best['seconds']:.2f} "
+        low = [row for row in own if row["robust"] <= best["robust"]]
+        if not low:
+            lines.append(what + "| not found | | |")
+            continue
+        first = min(low, key=lambda row: row["seconds"])
+        ratio = best["seconds"] / first["seconds"]
+        lines.append(
+            what + f"| {100 * first['robust']:.1f} %, {first['budget']} gradients "
+            f"| {first['seconds']:.2f} | {ratio:.1f} |"
+        )
+    return lines if len(lines) > 2 else []
+
+
+if __name__ == "__main__":
+    print(text(strength()))

@@ -1,0 +1,97 @@
+"""The comparison at equal gradients: it counts what attacks do, and its page says what it found."""
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import advlib
+from benchmarks import strength
+
+
+def subject(n: int = 12) -> strength.Subject:
+    model = strength.network().eval().requires_grad_(False)
+    x, _ = strength.pictures(n, seed=3)
+    return strength.Subject("untrained", model, x, model(x).argmax(1), 4 / 255)
+
+
+def pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, gradients: int) -> Tensor:
+    return advlib.pgd(model, x, y, eps, steps=gradients)
+
+
+def noise(model: nn.Module, x: Tensor, y: Tensor, eps: float, gradients: int) -> Tensor:
+    return advlib.noise(x, eps)
+
+
+def breaks(model: nn.Module, x: Tensor, y: Tensor, eps: float, gradients: int) -> Tensor:
+    raise ImportError("no such library")
+
+
+@pytest.mark.parametrize("name", ["model", "x"])
+def test_gradients_are_counted_behind_the_model_whatever_they_are_taken_of(name: str) -> None:
+    one = subject()
+    counted = strength.Counted(one.model.requires_grad_(name == "model"))
+    x = one.x.clone().requires_grad_(name == "x")
+    counted(x).sum().backward()
+    with torch.no_grad():
+        counted(x)
+    assert counted.gradients == 12
+
+
+def test_a_measurement_counts_one_run_and_puts_points_back_into_the_ball() -> None:
+    one = subject()
+    row = strength.measure(one, pgd, 3)
+    assert row["gradients"] == 3.0 and row["seconds"] > 0
+    far = strength.measure(one, lambda model, x, y, eps, n: 1 - x, 3)
+    near = advlib.threats.confine(one.x, (1 - one.x) - one.x, one.eps)
+    kept = (one.model(near).argmax(1) == one.y).float().mean().item()
+    assert far["robust"] == pytest.approx(kept, abs=1e-4)
+    assert "ImportError: no such library" in strength.measure(one, breaks, 3)["error"]
+
+
+def test_own_points_are_those_that_robust_accuracy_counts() -> None:
+    one = subject()
+    row = strength.measure(one, strength.ours, 5)
+    found = strength.robust_accuracy(one.model, one.x, one.y, one.eps, gradients=5)
+    assert row["robust"] == pytest.approx(found.accuracy.value, abs=1e-4)
+    assert row["gradients"] == pytest.approx(found.gradients / 12, abs=0.01) and found.gradients
+
+
+def test_large_logits_make_the_same_decisions() -> None:
+    one = subject()
+    assert torch.equal(strength.Scaled(one.model)(one.x), 100 * one.model(one.x))
+
+
+def test_the_section_holds_every_number_and_what_did_not_run() -> None:
+    settings = {("some", "PGD"): pgd, ("some", "noise"): noise, ("other", "none"): breaks}
+    results = strength.strength(
+        [subject()],
+        (2, 4),
+        (2, 3, 4),
+        settings,
+        reference=lambda m, x, y, eps: pgd(m, x, y, eps, 9),
+    )
+    assert json.loads(json.dumps(results)) == results
+    (part,) = results["subjects"]
+    assert part["clean"] == 1.0 and part["reference"]["gradients"] == 9.0
+    budgets = [row["budget"] for row in part["rows"] if row["library"] == "advlib"]
+    assert budgets == [2, 3, 4]
+
+    page = strength.text(results)
+
+    assert page.count("did not run") == 2
+    assert "| some | noise | " in page and "(0.0)" in page
+    for row in part["rows"]:
+        if "robust" in row and row["budget"] in (2, 4):
+            assert f"{100 * row['robust']:.1f} %" in page
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines if "gradients a" not in line}) == 2
+    assert "All of AutoAttack" in page and "**" in page
+
+
+def test_training_in_small_gives_three_networks_of_which_two_decide_alike() -> None:
+    standard, robust, masked = strength.subjects(n=8, training=64, epochs=1)
+    assert torch.equal(robust.model(robust.x).argmax(1), masked.model(masked.x).argmax(1))
+    assert not torch.equal(standard.model(standard.x), robust.model(robust.x))
+    assert int(robust.y.max()) < 10 and robust.x.shape == (8, 3, 28, 28)
