@@ -93,7 +93,7 @@ def test_the_opening_state_tells_the_story(opening):
 
 def test_the_scripts_are_one_function_and_the_worker_is_inside():
     sources = [(lab.MODULES / f"{name}.mjs").read_text(encoding="utf-8") for name in lab.ORDER]
-    script = lab.bundle(sources)
+    script = lab.bundle(sources, "const progress = {};")
     assert not re.search(r"^\s*(import|export)\b", script, re.MULTILINE)
     assert script.startswith('"use strict";\n(() => {\nfunction engineScope(port) {')
     worker = script.index("serve(port);")
@@ -111,7 +111,7 @@ def test_the_scripts_are_one_function_and_the_worker_is_inside():
 )
 def test_a_module_that_cannot_be_joined_is_named(module, message):
     with pytest.raises(ValueError, match=message):
-        lab.bundle([module])
+        lab.bundle([module], "")
 
 
 def test_the_colours_are_the_courses():

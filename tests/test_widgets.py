@@ -418,7 +418,7 @@ def test_contrast_is_enough_in_both_modes():
 
 
 def test_the_classic_script_has_no_module_syntax():
-    script = static_widgets.classic_script(base.source("widgets.js"), base.source("static.js"))
+    script = static_widgets.classic_script(base.module(), base.source("static.js"))
     assert not re.search(r"^\s*(export|import)\b", script, re.MULTILINE)
     script = re.sub(r"//.*", "", script)
     assert not re.search(r"\beval\b|innerHTML|new Function|setAttribute\(.style", script)

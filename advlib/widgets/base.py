@@ -23,6 +23,11 @@ def source(name: str) -> str:
     return (_HERE / name).read_text(encoding="utf-8")
 
 
+def module() -> str:
+    """Return the one ES module that draws every widget, in every home."""
+    return source("progress.js") + source("widgets.js")
+
+
 def short_key(*parts: str) -> str:
     """Return a short name for a text, the same on every run, under which progress is kept."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
@@ -41,7 +46,7 @@ class PageWidget(anywidget.AnyWidget):
         The reader's locked guess (an option's number, or a value); used by `predict` only.
     """
 
-    _esm = source("widgets.js")
+    _esm = module()
     _css = source("widgets.css")
     # ipywidgets 7 shows a widget through this method and would leave out the text and the picture.
     _ipython_display_ = None

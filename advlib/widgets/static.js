@@ -1,5 +1,6 @@
-// Draws the widgets of a page without a kernel. The book's extension puts this behind widgets.js and
-// loads both after each widget: it is drawn before what follows it is, so nothing moves.
+// Draws the widgets of a page without a kernel, and how far the reader is. The book's extension puts
+// this behind the others and loads all after each widget: it is drawn before what follows it is, so
+// nothing moves.
 
 function pageModel(state) {
   const listeners = [];
@@ -29,5 +30,14 @@ for (const place of document.querySelectorAll(".advlib-widget:not([data-drawn])"
     const note = document.createElement("p");
     note.textContent = `This widget could not be drawn (${error.message}); its still form is shown.`;
     place.append(note);
+  }
+}
+
+for (const place of document.querySelectorAll(".advlib-overview:not([data-drawn])")) {
+  place.dataset.drawn = "";
+  try {
+    drawOverview(place);
+  } catch (error) {
+    console.warn(error); // the page is whole without it
   }
 }

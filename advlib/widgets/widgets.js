@@ -3,7 +3,7 @@
 // One source for all homes: anywidget loads this file as a module in JupyterLab, VS Code and Colab;
 // the book serves it as a classic script (the last line replaced), because a page opened from
 // file:// may not load modules. Hence no import, no eval, no innerHTML and no style attribute: it
-// also runs under a strict Content-Security-Policy.
+// also runs under a strict Content-Security-Policy. In front of it stands progress.js.
 
 // ---------------------------------------------------------------- small tools
 
@@ -34,37 +34,6 @@ function uid() {
   window.advlibIds = (window.advlibIds ?? 0) + 1;
   return `advlib-${window.advlibIds}`;
 }
-
-// The reader's progress stays in this browser. Storage may be full, forbidden or absent (private
-// windows, sandboxed frames): then it lasts as long as the page.
-const progress = {
-  memory: (window.advlibProgress ??= new Map()),
-  name: (key) => `advlib:${location.pathname}:${key}`,
-  get(key) {
-    if (this.memory.has(this.name(key))) return this.memory.get(this.name(key));
-    try {
-      return JSON.parse(localStorage.getItem(this.name(key)));
-    } catch {
-      return null;
-    }
-  },
-  set(key, value) {
-    this.memory.set(this.name(key), value);
-    try {
-      if (value === null) localStorage.removeItem(this.name(key));
-      else localStorage.setItem(this.name(key), JSON.stringify(value));
-    } catch {
-      // kept in memory above
-    }
-    document.dispatchEvent(new CustomEvent("advlib:progress", { detail: { key, value } }));
-  },
-  // Calls back when another widget of the page changes `key`; returns how to stop.
-  watch(key, callback) {
-    const listener = (event) => event.detail.key === key && callback(event.detail.value);
-    document.addEventListener("advlib:progress", listener);
-    return () => document.removeEventListener("advlib:progress", listener);
-  },
-};
 
 function button(text, onclick, props = {}) {
   return h("button", { type: "button", class: "advlib-button", onclick, ...props }, text);
@@ -354,19 +323,31 @@ const withUnit = (number, value) =>
 const wording = (data, value) =>
   data.number ? withUnit(data.number, value) : data.options[value];
 
+// Storage can hold anything: what is no guess at this question counts as none.
+const isPlace = (list, value) => Number.isInteger(value) && value in list;
+
+function asGuess(data, value) {
+  const fits = data.number ? Number.isFinite(value) : isPlace(data.options, value);
+  return fits ? value : null;
+}
+
+const keptGuess = (data) => asGuess(data, progress.get(data.key));
+
 // The guess may come from the kernel's model or from this browser; null means: not locked yet.
-const lockedGuess = (model, data) => model.get("guess") ?? progress.get(data.key);
+const lockedGuess = (model, data) => asGuess(data, model.get("guess")) ?? keptGuess(data);
 
 function predict({ model, el }) {
   const data = model.get("data");
   const body = h("div", { class: "advlib-body" });
   const id = uid();
 
-  function keep(value) {
-    model.set("guess", value);
+  function tellKernel(guess) {
+    if (model.get("guess") === guess) return;
+    model.set("guess", guess);
     model.save_changes();
-    progress.set(data.key, value);
   }
+
+  const keep = (value) => progress.set(data.key, value); // the watch below does the rest
 
   function draw(focus) {
     const guess = lockedGuess(model, data);
@@ -384,15 +365,15 @@ function predict({ model, el }) {
   }
 
   // A guess found in the browser is told to the kernel too, so that Python can ask for it.
-  if (model.get("guess") == null && progress.get(data.key) !== null) {
-    model.set("guess", progress.get(data.key));
-    model.save_changes();
-  }
+  if (model.get("guess") == null) tellKernel(keptGuess(data));
   el.append(h("div", { role: "group", "aria-labelledby": id, "data-advlib-question": data.key },
     h("p", { class: "advlib-kicker" }, "Predict"),
     h("p", { class: "advlib-title", id }, rich(data.question)), body));
   draw(false);
-  return progress.watch(data.key, () => draw(el.contains(document.activeElement)));
+  return progress.watch(data.key, () => {
+    tellKernel(keptGuess(data));
+    draw(el.contains(document.activeElement));
+  });
 }
 
 function openGuess(data, id, keep) {
@@ -474,8 +455,8 @@ function reveal({ model, el }) {
     h("p", { class: "advlib-title" }, rich(data.question)), body));
   draw();
   // "Guess again" clears the browser's copy before the kernel's echo arrives: follow the browser.
-  const unwatch = progress.watch(data.key, (value) => {
-    if (model.get("guess") !== value) model.set("guess", value);
+  const unwatch = progress.watch(data.key, () => {
+    if (model.get("guess") !== keptGuess(data)) model.set("guess", keptGuess(data));
     draw();
   });
   model.on("change:guess", draw);
@@ -487,15 +468,24 @@ function reveal({ model, el }) {
 
 // ---------------------------------------------------------------- quiz
 
+// The answers that are kept for a quiz of this page or another, by the question's number.
+function keptAnswers(key, page) {
+  const kept = progress.get(key, page);
+  return kept && typeof kept === "object" && !Array.isArray(kept) ? kept : {};
+}
+
 function quiz({ model, el }) {
   const data = model.get("data");
-  const kept = progress.get(data.key) ?? {};
+  const list = h("ol", { class: "advlib-quiz" });
   const score = h("p", { class: "advlib-score", role: "status" });
-  const marks = data.questions.map(() => null);
+  const again = button("Clear my answers", () => progress.set(data.key, null), { class: "advlib-link" });
+  let kept;
+  let marks;
 
+  // Another tab may have answered meanwhile, so the kept answers are read anew.
   function mark(index, given, isRight) {
-    kept[index] = given;
     marks[index] = isRight;
+    kept = { ...keptAnswers(data.key), [index]: given };
     progress.set(data.key, kept);
     tell();
   }
@@ -505,44 +495,60 @@ function quiz({ model, el }) {
     const rights = marks.filter(Boolean).length;
     score.textContent = checked ? `${rights} of ${marks.length} right` : "";
     if (checked && checked < marks.length) score.textContent += ` (${checked} checked)`;
+    again.hidden = !checked;
+  }
+
+  function draw() {
+    kept = keptAnswers(data.key);
+    marks = data.questions.map(() => null);
+    list.replaceChildren(...data.questions.map((item, index) =>
+      h("li", {}, question(item, `${index + 1}. `, kept[index], {
+        restored: (isRight) => (marks[index] = isRight),
+        checked: (given, isRight) => mark(index, given, isRight),
+      }))));
+    tell();
   }
 
   const title = uid();
-  const items = data.questions.map((item, index) =>
-    h("li", {}, question(item, `${index + 1}. `, kept[index], (given, ok) => mark(index, given, ok))));
   el.append(h("div", { role: "group", "aria-labelledby": title },
     h("p", { class: "advlib-kicker" }, "Quiz"), h("p", { class: "advlib-title", id: title }, data.title),
-    h("ol", { class: "advlib-quiz" }, items), score));
-  tell();
+    list, score, again));
+  draw();
+  return progress.watch(data.key, () => {
+    if (JSON.stringify(keptAnswers(data.key)) === JSON.stringify(kept)) return; // marked just now
+    const inside = el.contains(document.activeElement);
+    draw();
+    if (inside) list.querySelector("input").focus();
+  });
 }
 
 // One question; an answer given on an earlier visit is filled in and marked again.
-function question(item, number, before, done) {
+function question(item, number, before, { restored, checked }) {
   const field = item.kind === "numeric" ? numericField(item) : choiceField(item);
   const feedback = h("div", { class: "advlib-feedback", "aria-live": "polite" });
 
-  function check() {
-    const given = field.given();
-    if (given === null) {
-      feedback.replaceChildren(h("p", {}, field.empty));
-      return;
-    }
+  function judge(given) {
     const { ok, notes } = field.judge(given);
     const word = ok ? "Right." : "Not yet.";
     feedback.replaceChildren(h("p", { class: ok ? "advlib-right" : "advlib-wrong" },
       h("strong", {}, word), notes.length ? " " : "", rich(notes[0] ?? "")),
       ...notes.slice(1).map((note) => h("p", {}, rich(note))));
-    done(given, ok);
+    return ok;
   }
 
-  const form = h("form", { onsubmit: (event) => { event.preventDefault(); check(); } },
+  function check() {
+    const given = field.given();
+    if (given === null) feedback.replaceChildren(h("p", {}, field.empty));
+    else checked(given, judge(given));
+  }
+
+  if (field.fits(before)) {
+    field.fill(before);
+    restored(judge(before));
+  }
+  return h("form", { onsubmit: (event) => { event.preventDefault(); check(); } },
     h("fieldset", {}, h("legend", {}, number, rich(item.prompt)), field.el),
     h("button", { class: "advlib-button" }, "Check"), feedback);
-  if (before !== undefined) {
-    field.fill(before);
-    check();
-  }
-  return form;
 }
 
 function choiceField(item) {
@@ -559,7 +565,9 @@ function choiceField(item) {
       const chosen = inputs.flatMap((input, i) => (input.checked ? [i] : []));
       return chosen.length ? chosen : null;
     },
-    fill: (chosen) => chosen.forEach((i) => inputs[i] && (inputs[i].checked = true)),
+    fits: (chosen) => Array.isArray(chosen) && chosen.length > 0
+      && (type === "checkbox" || chosen.length === 1) && chosen.every((i) => isPlace(item.options, i)),
+    fill: (chosen) => chosen.forEach((i) => (inputs[i].checked = true)),
     judge: (chosen) => judgeChoice(item, chosen),
   };
 }
@@ -584,6 +592,7 @@ function numericField(item) {
     el: h("div", { class: "advlib-numeric" }, input, item.unit ? h("span", {}, item.unit) : null),
     empty: "Type a number first, such as 0.25 or 3/8.",
     given: () => parseNumber(input.value),
+    fits: Number.isFinite,
     fill: (value) => (input.value = value),
     judge: (value) => judgeNumber(item, value),
   };

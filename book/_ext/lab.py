@@ -35,6 +35,8 @@ from advlib.evaluation import predict
 from advlib.models.architectures import PIXEL_MEAN, PIXEL_SCALE, Block, SignNet
 
 MODULES = Path(__file__).resolve().parents[1] / "assets" / "lab"
+PROGRESS = Path(__file__).resolve().parents[2] / "advlib" / "widgets" / "progress.js"
+"""What the browser keeps of the reader's scores; the widgets use it, too."""
 ORDER = (
     *("network", "attacks", "engine"),
     *("settings", "upload", "load", "view", "panel", "round", "lab"),
@@ -244,10 +246,11 @@ _NAME = re.compile(r"^(?:async )?(?:function\*?|const|let|class) (\w+)", re.MULT
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class)\b)", re.MULTILINE)
 
 
-def bundle(modules: Sequence[str]) -> str:
+def bundle(modules: Sequence[str], progress: str) -> str:
     """The modules as one classic script: a page opened from disk may not load modules.
 
     The first modules stand in a function of their own, whose text is also what a Worker runs.
+    `progress` is no module; it declares an object of that name.
 
     Raises
     ------
@@ -261,7 +264,7 @@ def bundle(modules: Sequence[str]) -> str:
         if left:
             raise ValueError(f"The lab's modules cannot be joined: {left[0]!r}")
         plain.append(text)
-    engine, page = "\n".join(plain[:IN_WORKER]), "\n".join(plain[IN_WORKER:])
+    engine, page = "\n".join(plain[:IN_WORKER]), "\n".join([progress, *plain[IN_WORKER:]])
     for scope in (engine, page):
         names = _NAME.findall(scope)
         twice = {name for name in names if names.count(name) > 1}
@@ -270,7 +273,7 @@ def bundle(modules: Sequence[str]) -> str:
     return (
         '"use strict";\n(() => {\n'
         f"function engineScope(port) {{\n{engine}\nserve(port);\n}}\n"
-        f"{page}\nstart(engineScope);\n}})();\n"
+        f"{page}\nstart(engineScope, progress);\n}})();\n"
     )
 
 
@@ -282,7 +285,9 @@ def write(folder: Path) -> str:
     (folder / "weights.js").write_text(_assignment("weights", b64encode(network).decode()))
     (folder / "pictures.js").write_text(_assignment("pictures", pixels(pictures()[0])))
     sources = [(MODULES / f"{name}.mjs").read_text(encoding="utf-8") for name in ORDER]
-    (folder / "lab.js").write_text(bundle(sources), encoding="utf-8")
+    (folder / "lab.js").write_text(
+        bundle(sources, PROGRESS.read_text(encoding="utf-8")), encoding="utf-8"
+    )
     return still(folder / "lab.png")
 
 

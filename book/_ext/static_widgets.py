@@ -22,6 +22,8 @@ from typing import Any
 VIEW = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
 SCRIPT, STYLE = "advlib-widgets.js", "advlib-widgets.css"
+MODULE = ("progress.js", "widgets.js")
+PAGE = ("overview.js", "static.js")
 
 _VIEW_IN_PAGE = re.compile(rf'<script type="{re.escape(VIEW)}">(.*?)</script>', re.DOTALL)
 _EXPORT = "export default { render };"
@@ -107,7 +109,7 @@ def replace_views(body: str, widgets: Mapping[str, Stored], script: str) -> str:
 
 
 def classic_script(module: str, page: str) -> str:
-    """Turn the module `widgets.js` and the page's part `static.js` into one classic script.
+    """Turn the module that draws widgets and the page's own part into one classic script.
 
     Raises
     ------
@@ -115,7 +117,7 @@ def classic_script(module: str, page: str) -> str:
         If the module does not end in the one export that is replaced here.
     """
     if module.count("export ") != 1 or _EXPORT not in module:
-        raise ValueError(f"widgets.js must have exactly one export, {_EXPORT!r}")
+        raise ValueError(f"the widgets' module must have exactly one export, {_EXPORT!r}")
     return f'"use strict";\n(() => {{\n{module.replace(_EXPORT, page)}\n}})();\n'
 
 
@@ -127,9 +129,13 @@ def json_for_html(value: Any) -> str:
 
 def write_assets(static: Path, sources: Path) -> None:
     """Write script and style into the book's folder `static`, from the package's `sources`."""
-    parts = [(sources / name).read_text(encoding="utf-8") for name in ("widgets.js", "static.js")]
+
+    def joined(names: tuple[str, ...]) -> str:
+        return "\n".join((sources / name).read_text(encoding="utf-8") for name in names)
+
     static.mkdir(parents=True, exist_ok=True)
-    (static / SCRIPT).write_text(classic_script(*parts), encoding="utf-8")
+    script = classic_script(joined(MODULE), joined(PAGE))
+    (static / SCRIPT).write_text(script, encoding="utf-8")
     (static / STYLE).write_text((sources / "widgets.css").read_text(encoding="utf-8"), "utf-8")
 
 
@@ -175,12 +181,12 @@ def _on_page(
     if doctree is None or VIEW not in context.get("body", ""):
         return
     widgets = read_notebook(Path(app.env.doc2path(pagename)))
-    script = context["pathto"](f"_static/{SCRIPT}", 1) + _version(Path(app.outdir))
+    script = context["pathto"](f"_static/{SCRIPT}", 1) + script_version(Path(app.outdir))
     context["body"] = replace_views(context["body"], widgets, script)
     app.add_css_file(STYLE)
 
 
-def _version(outdir: Path) -> str:
+def script_version(outdir: Path) -> str:
     """Return a query that changes with the script, so that no browser keeps an old one."""
     digest = hashlib.sha256((outdir / "_static" / SCRIPT).read_bytes()).hexdigest()
     return f"?v={digest[:8]}"

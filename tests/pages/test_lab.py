@@ -457,6 +457,65 @@ def test_a_round_that_cannot_be_played_says_so(served, visit):
     page.get_by_text("cannot be played now").wait_for()
 
 
+def begin(page: Any, name: str = "Begin") -> None:
+    if not page.locator(".lab-round").evaluate("e => e.open"):
+        page.get_by_text("You against the network").click()
+    page.get_by_role("button", name=name).click()
+
+
+def play(page: Any, first: int, last: int) -> None:
+    """Answer these signs of the round with the first button, whatever it says."""
+    for number in range(first, last + 1):
+        page.get_by_text(f"Sign {number} of 20").wait_for()
+        page.locator(".lab-option").first.click()
+
+
+@pytest.mark.parametrize("place", ["served", "disk"])
+def test_a_round_and_its_scores_survive_a_reload(site, served, visit, place):
+    page = visit(f"{served}one.html" if place == "served" else (site / "one.html").as_uri())
+    begin(page)
+    play(page, 1, 7)
+    page.get_by_text("Sign 8 of 20").wait_for()
+    page.reload()
+    begin(page, "Go on with sign 8")
+    play(page, 8, 20)
+    page.get_by_role("button", name="Play again").wait_for()
+    yours, its = map(int, re.findall(r"on (\d+)", page.locator(".lab-said").inner_text()))
+    assert its >= 15 and 0 < yours <= 20
+    page.reload()
+    page.get_by_text("You against the network").click()
+    said = f"the one round that you finished: you erred on {yours} of 20 signs"
+    assert f"{said}, the standard network on {its}." in page.locator(".lab-round").inner_text()
+    assert page.get_by_role("button", name="Play again").is_visible()
+    page.evaluate("localStorage.clear()")
+    page.reload()
+    page.get_by_text("You against the network").click()
+    assert page.get_by_role("button", name="Begin").is_visible()
+    assert "you finished" not in page.locator(".lab-round").inner_text()
+
+
+SCORES = [
+    "", "3", "null", "[]", '{"rounds": 3, "places": "x", "errors": []}',
+    '{"rounds": [[1], [-1, 2], [21, 0], ["1", "2"], null]}',
+    '{"rounds": [], "places": [99], "errors": [0, 0]}', '{"places": [0, 1], "errors": [99, 0]}',
+    '{"places": [], "errors": [0, 0]}', '{"places": [0.5], "errors": [0, 0]}',
+]  # fmt: skip
+
+
+def test_scores_that_are_none_count_as_none(served, visit):
+    page = visit(f"{served}one.html")
+    for kept in SCORES:
+        page.evaluate("text => localStorage.setItem('advlib:/one:round', text)", kept)
+        page.reload()
+        page.get_by_text("You against the network").click()
+        assert page.get_by_role("button", name="Begin").is_visible(), kept
+        assert "you finished" not in page.locator(".lab-round").inner_text()
+    begin(page)
+    play(page, 1, 1)
+    page.get_by_text("Sign 2 of 20").wait_for()
+    assert "places" in page.evaluate("localStorage.getItem('advlib:/one:round')")
+
+
 # -- the reader's own picture
 
 
@@ -537,6 +596,22 @@ def test_a_picture_that_was_cut_short_harms_nothing(served, visit, tmp_path):
     page.locator("input[type=file]").set_input_files(_pictures(tmp_path)["cut.jpg"])
     page.wait_for_function("() => document.querySelector('[role=status]').textContent.length > 20")
     settled(page)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        "throw new Error('forbidden')",
+        "return {data: crypto.getRandomValues(new Uint8Array(16384))}",
+    ],
+)
+def test_a_browser_that_hides_pixels_is_named_in_a_sentence(served, visit, tmp_path, pixels):
+    hide = f"CanvasRenderingContext2D.prototype.getImageData = () => {{ {pixels} }}"
+    page = ready(visit(f"{served}one.html", script=hide))
+    before = verdicts(page)
+    page.locator("input[type=file]").set_input_files(_pictures(tmp_path)["plain.jpg"])
+    hears(page, "[role=status]", "does not let this page read the picture's pixels")
+    assert verdicts(page) == before
 
 
 def test_no_upload_leaves_the_page(served, visit, tmp_path):
@@ -629,15 +704,85 @@ WORKER_FAILS = """window.Worker = class {
   constructor() { setTimeout(() => this.onerror(new Event("error"))); }
 }"""
 NO_STORAGE = "Object.defineProperty(window, 'localStorage', {get() { throw new Error('blocked') }})"
+FULL_STORAGE = "Storage.prototype.setItem = () => { throw new DOMException('full') }"
 NO_OBSERVER = "delete window.IntersectionObserver"
+NO_WEBGL = """delete window.WebGLRenderingContext; delete window.WebGL2RenderingContext;
+const plain = HTMLCanvasElement.prototype.getContext;
+HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
+  if (kind !== "2d") throw new Error("forbidden");
+  return plain.call(this, kind, ...more);
+}"""
+NO_CANVAS = "HTMLCanvasElement.prototype.getContext = () => null"
 
 
-@pytest.mark.parametrize("script", [NO_WORKER, WORKER_THROWS, WORKER_FAILS, NO_STORAGE])
-def test_it_computes_without_worker_and_without_storage(served, visit, script):
+@pytest.mark.parametrize(
+    "script", [NO_WORKER, WORKER_THROWS, WORKER_FAILS, NO_STORAGE, FULL_STORAGE, NO_WEBGL]
+)
+def test_it_computes_without_worker_storage_and_webgl(served, visit, script):
     page = ready(visit(f"{served}one.html", script=script))
     pick(page, "PGD")
     settled(page)
     assert verdicts(page)[0] != "reads stop"
+    begin(page)
+    play(page, 1, 2)
+    page.get_by_text("Sign 3 of 20").wait_for()
+
+
+def test_without_any_canvas_a_sentence_stands_there(served, visit):
+    page = visit(f"{served}two.html", script=NO_CANVAS)
+    assert page.get_by_text("could not be drawn in this browser").count() == 2
+    assert page.get_by_text("after").is_visible()
+
+
+# The page's workers, so that a test can break them.
+WATCHED = """window.workers = [];
+const Plain = window.Worker;
+window.Worker = class extends Plain {
+  constructor(...all) { super(...all); window.workers.push(this); }
+}"""
+WRONG_TASKS = "window.workers.forEach((worker) => worker.postMessage({ ask: 1e9, tasks: 5 }))"
+ENDED = "window.workers.forEach((worker) => worker.dispatchEvent(new ErrorEvent('error')))"
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [(WRONG_TASKS, "TypeError"), (ENDED, "its worker ended")]
+)
+def test_networks_that_stop_later_say_so_and_start_again(served, visit, fault, said):
+    page = ready(visit(f"{served}one.html", script=WATCHED))
+    pick(page, "PGD")
+    settled(page)
+    before = verdicts(page)
+    page.evaluate(fault)
+    alert = page.get_by_role("alert")
+    alert.wait_for()
+    assert "A network stopped computing (" in alert.inner_text() and said in alert.inner_text()
+    assert verdicts(page) == before
+    page.evaluate("window.workers.length = 0")
+    alert.get_by_role("button", name="Try again").click()
+    page.wait_for_function("() => window.workers.length === 2")
+    page.get_by_role("radio", name="yield", exact=True).check(force=True)
+    ready(page)
+    assert not alert.is_visible()
+    page.evaluate(fault)
+    alert.wait_for()
+    page.get_by_role("radio", name="stop", exact=True).check(force=True)
+    pick(page, "Targeted PGD")  # asking for more starts them, too
+    ready(page)
+    assert not alert.is_visible()
+
+
+def test_a_round_whose_network_stops_goes_on_with_the_same_sign(served, visit):
+    page = visit(f"{served}one.html", script=WATCHED)
+    begin(page)
+    play(page, 1, 3)
+    page.get_by_text("Sign 4 of 20").wait_for()
+    page.evaluate(WRONG_TASKS)
+    said = page.locator(".lab-said", has_text="The network stopped computing (TypeError")
+    said.wait_for()
+    assert not page.locator(".lab-table").is_visible()
+    begin(page, "Go on with sign 4")
+    play(page, 4, 5)
+    page.get_by_text("Sign 6 of 20").wait_for()
 
 
 def test_without_observer_the_first_touch_loads(served, visit):
@@ -659,6 +804,7 @@ def _answer(page: Any, name: str, **answer: Any) -> None:
         ("truncated", "The file of weights is not whole."),
         ("page instead", "The file of weights is not whole."),
         ("empty", "The file of weights is not whole."),
+        ("damaged", "The file of weights is not whole."),
         ("offline", "The server could not be reached."),
     ],
 )
@@ -669,6 +815,7 @@ def test_weights_that_fail_leave_the_stored_result_and_a_sentence(site, served, 
         "truncated": {"body": whole[:600_000]},
         "page instead": {"body": "<!doctype html><title>Welcome</title>" * 50},
         "empty": {"body": b""},
+        "damaged": {"body": whole[:-400] + b"\xff" * 400},
     }
 
     def prepare(page: Any) -> None:

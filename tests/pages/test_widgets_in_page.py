@@ -358,7 +358,7 @@ START = """(data) => {
 @pytest.fixture
 def kernel(tmp_path, visit):
     """Return a page with one explorer that asks a kernel, which the test plays itself."""
-    script = static_widgets.classic_script(base.source("widgets.js"), KERNEL)
+    script = static_widgets.classic_script(base.module(), KERNEL)
     (tmp_path / "kernel.js").write_text(script, encoding="utf-8")
     path = tmp_path / "kernel.html"
     head = '<!doctype html><meta charset="utf-8"><title>t</title>'
@@ -421,5 +421,6 @@ def test_an_error_of_the_kernel_is_shown_until_the_next_good_state(kernel):
 def test_state_sizes_are_what_a_page_can_carry():
     text = json.dumps(make_explorer().data)
     assert len(text) < 20_000
-    script = static_widgets.classic_script(base.source("widgets.js"), base.source("static.js"))
+    page = "".join(base.source(name) for name in static_widgets.PAGE)
+    script = static_widgets.classic_script(base.module(), page)
     assert len(script) + len(base.source("widgets.css")) < 50_000

@@ -14,13 +14,17 @@ import { makeRound } from "./round.mjs";
 /** How many settings keep their results. */
 const KEPT = 12;
 
-/** Starts every lab of the page that does not run yet. */
-export function start(engineScope) {
+/**
+ * Starts every lab of the page that does not run yet.
+ * @param {function} engineScope  what a Worker runs
+ * @param {object} progress  what the browser keeps (advlib/widgets/progress.js)
+ */
+export function start(engineScope, progress) {
   for (const root of document.querySelectorAll(".advlib-lab:not([data-started])")) {
     root.dataset.started = "";
     try {
       const stored = root.querySelector('script[type="application/json"]');
-      makeLab(root, JSON.parse(stored.textContent), engineScope);
+      makeLab(root, JSON.parse(stored.textContent), engineScope, progress);
     } catch (error) {
       root.replaceChildren(h("p", {}, "The Live Lab could not be drawn in this browser."));
       console.warn(error);
@@ -28,7 +32,7 @@ export function start(engineScope) {
   }
 }
 
-function makeLab(root, opening, engineScope) {
+function makeLab(root, opening, engineScope, progress) {
   const { folder, version } = root.dataset;
   const { classes, variants } = opening;
   const other = (y) => (y + 5) % classes.length;
@@ -152,7 +156,7 @@ function makeLab(root, opening, engineScope) {
     draw();
     try {
       panel.showPictures(await loadPictures(folder, version));
-      engines = await loadEngines(folder, version, engineScope);
+      engines = await loadEngines(folder, version, engineScope, stopped);
       compute();
     } catch (error) {
       const reason = error instanceof LoadError ? error.message : "This browser could not run them.";
@@ -162,8 +166,19 @@ function makeLab(root, opening, engineScope) {
     draw();
   }
 
+  /** An engine has failed at its work: both begin anew when the reader says so or asks for more. */
+  function stopped(reason) {
+    if (!engines) return; // the other one has said so
+    for (const engine of Object.values(engines)) engine.stop();
+    engines = null;
+    loading = null;
+    asked = "";
+    panel.failed(`A network stopped computing (${reason}); what was computed is kept.`);
+    draw();
+  }
+
   results.store(unfold(opening, setting.picture.pixels));
-  const round = makeRound(classes, variants, { folder, version, engineScope });
+  const round = makeRound(classes, variants, { folder, version, engineScope, progress });
   root.replaceChildren(panel.element, round);
   panel.draw(results.present());
   whenLookedAt(root, load);

@@ -61,7 +61,7 @@ export function readWeights(file) {
     const length = new DataView(file).getUint32(0, true);
     const header = JSON.parse(new TextDecoder().decode(new Uint8Array(file, 4, length)));
     const numbers = new Float32Array(file, 4 + length);
-    if (numbers.length !== header.numbers) throw broken();
+    if (numbers.length !== header.numbers || !numbers.every(Number.isFinite)) throw broken();
     return { ...header, numbers };
   } catch {
     throw broken();
@@ -75,9 +75,10 @@ export function loadPictures(folder, version) {
 
 /**
  * A port to an engine in a Worker. Without Worker, or where a policy forbids it, the page computes
- * by itself, through the same messages. `ready(port)` is called again if the first port fails.
+ * by itself, through the same messages. `ready(port)` is called again if the first port fails before
+ * it has said anything; if it fails later, `broken` is.
  */
-function openPort(engineScope, onmessage, ready) {
+function openPort(engineScope, onmessage, ready, broken) {
   const here = () => {
     const { port1, port2 } = new MessageChannel();
     engineScope(port1);
@@ -87,8 +88,11 @@ function openPort(engineScope, onmessage, ready) {
   try {
     const source = `"use strict";(${engineScope})(self);`;
     const worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
-    worker.onmessage = onmessage;
     worker.onerror = here; // a Worker that is forbidden may say so only now
+    worker.onmessage = (message) => {
+      worker.onerror = (event) => broken(event.message || "its worker ended");
+      onmessage(message);
+    };
     ready(worker);
   } catch {
     here();
@@ -100,13 +104,15 @@ function openPort(engineScope, onmessage, ready) {
  * @typedef {object} Engine
  * @property {(message: object, answer?: function) => void} send  `answer(place, found)` gets each
  *   result of the message's ask, until the next ask
+ * @property {() => void} stop  ends it
  */
 
 /**
  * Starts an engine.
+ * @param {(reason: string) => void} failed  called if it stops working after it has started
  * @returns {Promise<Engine>}  when its network is built
  */
-function startEngine(engineScope, load) {
+function startEngine(engineScope, load, failed) {
   return new Promise((resolve, reject) => {
     let port = null;
     let current = { ask: 0, answer: null };
@@ -114,28 +120,42 @@ function startEngine(engineScope, load) {
       if (answer) current = { ask: message.ask, answer };
       port.postMessage(message);
     };
+    const stop = () => {
+      current = { ask: 0, answer: null };
+      (port.terminate ?? port.close).call(port);
+    };
+    const broken = (reason) => {
+      reject(new LoadError(`The network could not run: ${reason}.`)); // has an effect at the start only
+      failed(reason);
+    };
     const receive = ({ data }) => {
-      if (data.ready) resolve({ send });
-      else if (data.error) reject(new LoadError(`The network could not run: ${data.error}.`));
+      if (data.ready) resolve({ send, stop });
+      else if (data.error) broken(data.error);
       else if (data.ask === current.ask) current.answer(data.task, data.found);
     };
-    openPort(engineScope, receive, (opened) => {
-      port = opened;
+    const opened = (open) => {
+      port = open;
       port.postMessage({ load });
-    });
+    };
+    openPort(engineScope, receive, opened, broken);
   });
 }
 
 /**
  * Starts an engine for each network, or for those that are named. The weights are fetched once per
  * page, but every lab has engines of its own: two labs never wait for each other's questions.
+ * @param {(reason: string) => void} failed  called if one stops working after it has started
  * @returns {Promise<Object<string, Engine>>}  by the network's name
  */
-export async function loadEngines(folder, version, engineScope, names) {
+export async function loadEngines(folder, version, engineScope, failed, names) {
   const file = await once("weights", () => fetchWeights(folder, version).then(readWeights));
   const { networks, numbers, shape } = file;
+  let running = false;
+  const late = (reason) => running && failed(reason);
   const started = (names ?? Object.keys(networks)).map(async (name) => {
-    return [name, await startEngine(engineScope, { layers: networks[name], numbers, shape })];
+    return [name, await startEngine(engineScope, { layers: networks[name], numbers, shape }, late)];
   });
-  return Object.fromEntries(await Promise.all(started));
+  const engines = Object.fromEntries(await Promise.all(started));
+  running = true;
+  return engines;
 }

@@ -14,27 +14,29 @@ const INTRO =
 /**
  * @param {string[]} classes
  * @param {number} variants  stored pictures of each class
- * @param {{folder: string, version: string, engineScope: function}} source
+ * @param {{folder: string, version: string, engineScope: function, progress: object}} source
  */
-export function makeRound(classes, variants, { folder, version, engineScope }) {
+export function makeRound(classes, variants, { folder, version, engineScope, progress }) {
+  const scores = makeScores(classes.length * variants, progress);
   const picture = screen(SIDE, "A changed sign: what does it show?");
   const options = Array.from({ length: OPTIONS }, (_, i) => {
     return h("button", { type: "button", class: "lab-option", onclick: () => answer(i) });
   });
-  const progress = h("p", { class: "advlib-label" });
+  const counter = h("p", { class: "advlib-label" });
   const said = h("p", { class: "lab-said", role: "status" });
-  const begin = h("button", { type: "button", class: "advlib-button", onclick: start }, "Begin");
+  const before = h("p", { class: "advlib-note" });
+  const begin = h("button", { type: "button", class: "advlib-button", onclick: start });
   const table = h(
     "div",
     { class: "lab-table", hidden: true },
-    h("div", {}, progress, picture.canvas),
+    h("div", {}, counter, picture.canvas),
     h("div", { role: "group", "aria-label": "What does it show?", class: "lab-options" }, options),
   );
   const element = h(
     "details",
     { class: "lab-round" },
     h("summary", {}, "You against the network"),
-    h("p", {}, INTRO), begin, table, said,
+    h("p", {}, INTRO), begin, table, said, before,
   );
   let engine = null;
   let asks = 0;
@@ -45,9 +47,10 @@ export function makeRound(classes, variants, { folder, version, engineScope }) {
     said.textContent = "One moment …";
     try {
       const all = await loadPictures(folder, version);
-      engine ??= (await loadEngines(folder, version, engineScope, ["standard"])).standard;
-      const order = shuffled(Array.from({ length: classes.length * variants }, (_, i) => i));
-      round = { left: order.slice(0, SIGNS).map((place) => attack(all, place)), yours: 0, its: 0 };
+      const named = ["standard"];
+      engine ??= (await loadEngines(folder, version, engineScope, stopped, named)).standard;
+      const { places, errors } = scores.open() ?? { places: draw(), errors: [0, 0] };
+      round = { left: places.map((place) => attack(all, place)), places, errors };
       await next();
       begin.hidden = true;
       table.hidden = false;
@@ -56,6 +59,18 @@ export function makeRound(classes, variants, { folder, version, engineScope }) {
       said.textContent = "The network could not be loaded, so this round cannot be played now.";
     }
     begin.disabled = false;
+  }
+
+  /** The pictures of a new round. */
+  function draw() {
+    return shuffled(Array.from({ length: classes.length * variants }, (_, i) => i)).slice(0, SIGNS);
+  }
+
+  /** The engine has failed at its work; the round goes on with the sign where it stands. */
+  function stopped(reason) {
+    engine.stop();
+    engine = round = null;
+    pause(`The network stopped computing (${reason}); the round can go on where it stands.`);
   }
 
   /** A changed picture and what the network reads in it, as a function that is called in its turn. */
@@ -73,39 +88,97 @@ export function makeRound(classes, variants, { folder, version, engineScope }) {
 
   async function next() {
     // The one that follows is computed while the reader looks at this one.
-    round.now = await (round.coming ?? round.left.shift()());
-    round.coming = round.left.length ? round.left.shift()() : null;
-    const { y, read } = round.now;
+    const mine = round;
+    const now = await (mine.coming ?? mine.left.shift()());
+    mine.coming = mine.left.length ? mine.left.shift()() : null;
+    const { y, read } = (mine.now = now);
     const others = shuffled(classes.map((_, i) => i).filter((i) => i !== y && i !== read));
-    round.options = shuffled([...new Set([y, read]), ...others].slice(0, OPTIONS));
-    options.forEach((option, i) => (option.textContent = classes[round.options[i]]));
-    picture.paint((i) => 255 * round.now.picture[i]);
-    round.number = (round.number ?? 0) + 1;
-    progress.textContent = `Sign ${round.number} of ${SIGNS}`;
+    mine.options = shuffled([...new Set([y, read]), ...others].slice(0, OPTIONS));
+    options.forEach((option, i) => (option.textContent = classes[mine.options[i]]));
+    picture.paint((i) => 255 * now.picture[i]);
+    counter.textContent = `Sign ${number()} of ${SIGNS}`;
+  }
+
+  /** Which sign is before the reader, from 1. */
+  function number() {
+    return SIGNS - round.places.length + 1;
   }
 
   async function answer(chosen) {
     if (!round?.now) return; // the next one is not there yet
     const { y, read } = round.now;
     const guess = round.options[chosen];
+    const one = `Sign ${number()} was ${classes[y]}. You: ${classes[guess]}. The network: ${classes[read]}.`;
     round.now = null;
-    round.yours += guess !== y;
-    round.its += read !== y;
-    const one = `Sign ${round.number} was ${classes[y]}. You: ${classes[guess]}. The network: ${classes[read]}.`;
+    round.places = round.places.slice(1);
+    round.errors = [round.errors[0] + (guess !== y), round.errors[1] + (read !== y)];
+    scores.keep(round);
     said.textContent = one;
-    if (round.coming) {
+    if (round.places.length) {
       await next();
       return;
     }
-    table.hidden = true;
-    begin.hidden = false;
-    begin.textContent = "Play again";
-    said.textContent =
-      `${one} You erred on ${round.yours} of ${SIGNS}, the standard network on ${round.its}.`;
-    begin.focus();
+    pause(`${one} You erred on ${round.errors[0]} of ${SIGNS}, the standard network on ${round.errors[1]}.`);
   }
 
+  /** Puts the signs away and says why. */
+  function pause(why) {
+    table.hidden = true;
+    begin.hidden = begin.disabled = false;
+    said.textContent = why;
+    recall();
+    if (element.open) begin.focus();
+  }
+
+  /** Shows what is kept of earlier rounds. */
+  function recall() {
+    const open = scores.open();
+    const rounds = scores.finished();
+    begin.textContent = "Begin";
+    if (rounds.length) begin.textContent = "Play again";
+    if (open) begin.textContent = `Go on with sign ${SIGNS - open.places.length + 1}`;
+    const total = (who) => rounds.reduce((sum, errors) => sum + errors[who], 0);
+    const played = rounds.length === 1 ? "the one round" : `the ${rounds.length} rounds`;
+    before.hidden = rounds.length === 1 && round !== null; // it has just been said
+    before.textContent = rounds.length
+      ? `In ${played} that you finished: you erred on ${total(0)} of ${SIGNS * rounds.length} signs, ` +
+        `the standard network on ${total(1)}.`
+      : "";
+  }
+
+  recall();
+  progress.watch(scores.key, () => !round?.places.length && recall());
   return element;
+}
+
+/**
+ * What this browser keeps of the rounds: the errors, the reader's and the network's, of each that is
+ * finished, and one that is not. Whatever else it may find there counts as nothing.
+ */
+function makeScores(pictures, progress) {
+  const key = "round";
+  const isCount = (value, most) => Number.isInteger(value) && value >= 0 && value <= most;
+  const isErrors = (value, most) => {
+    return Array.isArray(value) && value.length === 2 && value.every((one) => isCount(one, most));
+  };
+  const kept = () => Object(progress.get(key));
+
+  const finished = () => {
+    const { rounds } = kept();
+    return Array.isArray(rounds) ? rounds.filter((errors) => isErrors(errors, SIGNS)) : [];
+  };
+  const open = () => {
+    const { places, errors } = kept();
+    const whole = Array.isArray(places) && places.length > 0 && places.length < SIGNS
+      && places.every((place) => isCount(place, pictures - 1))
+      && isErrors(errors, SIGNS - places.length);
+    return whole ? { places, errors } : null;
+  };
+  const keep = ({ places, errors }) => {
+    const rounds = finished();
+    progress.set(key, places.length ? { rounds, places, errors } : { rounds: [...rounds, errors] });
+  };
+  return { key, finished, open, keep };
 }
 
 const largest = (values) => values.indexOf(Math.max(...values));

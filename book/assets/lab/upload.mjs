@@ -90,11 +90,24 @@ function flatten(source, side) {
 }
 
 function read(canvas, side) {
+  const data = (from) => from.getContext("2d").getImageData(0, 0, side, side).data;
   try {
-    return canvas.getContext("2d").getImageData(0, 0, side, side).data;
+    if (!data(grey(side)).every((value, i) => Math.abs(value - (i % 4 === 3 ? 255 : GREY)) <= 2)) {
+      throw new Error("other pixels than were drawn"); // so that pages cannot tell readers apart
+    }
+    return data(canvas);
   } catch {
     throw new UploadError("The browser does not let this page read the picture's pixels.");
   }
+}
+
+const GREY = 128;
+
+function grey(side) {
+  const { canvas, context } = makeCanvas(side);
+  context.fillStyle = `rgb(${GREY}, ${GREY}, ${GREY})`;
+  context.fillRect(0, 0, side, side);
+  return canvas;
 }
 
 function hasClear(canvas, side) {
