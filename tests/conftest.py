@@ -7,11 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 _common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 # Quick: the same few cases every time. Long: new cases every night, 2,000 and more per property.
+# Faults: as quick, but any case that fails will do, not only the smallest.
 settings.register_profile("quick", max_examples=25, derandomize=True, database=None, **_common)
+settings.register_profile(
+    "faults", settings.get_profile("quick"), phases=(Phase.explicit, Phase.generate)
+)
 settings.register_profile("long", max_examples=2_000, **_common)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 

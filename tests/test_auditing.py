@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -524,3 +525,87 @@ def test_the_bar_goes_to_standard_error(capsys: pytest.CaptureFixture) -> None:
     assert "40/40" in written.err and not written.out
     advlib.audit(small(), *data(), EPS, **QUIET)  # no terminal
     assert capsys.readouterr() == ("", "")
+
+
+# -- rare answers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("returned", [lambda x: None, lambda x: x[:1], lambda x: x.numpy()])
+def test_an_attack_that_returns_no_pictures_is_named(returned: Any) -> None:
+    x, y = data(8)
+    wrong = Attack("lost", "nothing", lambda model, x, y, budget: returned(x))
+    with pytest.raises(InputError, match="'lost' did not return pictures of the shape of x"):
+        advlib.audit(small(), x, y, EPS, masking=False, attacks=(wrong,))
+
+
+@pytest.mark.parametrize("x", ["signs", 3, iter(())])
+def test_pictures_that_are_none_are_refused(x: Any) -> None:
+    with pytest.raises(InputError, match="a tensor .with y., a data set"):
+        advlib.audit(small(), x, eps=EPS)
+
+
+def test_a_card_without_findings_says_so() -> None:
+    result = replace(advlib.audit(small(), *data(), EPS, **QUIET), findings=())
+    assert "None: no symptom of a broken measurement was found." in result.markdown()
+    assert not result.warnings
+
+
+class NoDerivative(torch.autograd.Function):
+    """Forward only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 1.0
+
+
+def test_a_model_with_an_operation_without_a_derivative_is_attacked_by_queries() -> None:
+    x, y = data()
+    result = advlib.audit(Wrapped(NoDerivative.apply), x, y, EPS, level="quick", batch_size=32)
+    assert [row.name for row in result.rows] == ["noise", "square"]
+    assert result.robust.count < result.clean.count
+    assert not any(name.startswith("masking") for name in names(result))
+
+
+def test_a_model_without_weights_is_audited_where_the_pictures_are() -> None:
+    x, _ = data()
+    result = advlib.audit(nn.Flatten(), x, x.flatten(1).argmax(1), 0.01, **QUIET)
+    assert result.clean.count == 40 > result.robust.count
+
+
+class Remembers(nn.Module):
+    """A module whose saved state is not only tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = small()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"epochs": 3}
+
+
+def test_state_that_is_no_tensor_does_no_harm() -> None:
+    x, y = data()
+    result = advlib.audit(Remembers(), x, y, EPS, **QUIET)
+    assert counts(result) == counts(advlib.audit(small(), x, y, EPS, **QUIET))
+
+
+def test_with_no_budget_there_are_no_symptoms_to_look_for() -> None:
+    result = advlib.audit(small(), *data(), 0.0, attacks=CHEAP)
+    assert result.robust == result.clean
+    assert not any(name.startswith("masking") for name in names(result))
+
+
+def test_symptoms_that_cannot_be_looked_for_cost_no_result(monkeypatch: Any) -> None:
+    from advlib.auditing import conduct
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise ModelOutputError("out of cheese")
+
+    monkeypatch.setattr(conduct, "masking_symptoms", refuse)
+    result = advlib.audit(small(), *data(), EPS, attacks=CHEAP)
+    (finding,) = [one for one in result.findings if one.name == "masking-not-run"]
+    assert finding.severity == "note" and "out of cheese" in finding.message
+    assert result.complete

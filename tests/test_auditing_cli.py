@@ -23,6 +23,7 @@ MODEL = """
 import reference
 def make():
     return reference.mlp(75, 5, 0, 2.0).float()
+ready = make()
 number = 3
 """
 
@@ -94,6 +95,58 @@ def test_models_by_name(place: Path) -> None:
         cli.load_model(f"{place / 'model.py'}:number")
     with pytest.raises(InputError, match="no file"):
         cli.load_model(f"{place / 'other.py'}:make")
+
+
+def test_a_model_that_a_file_holds_ready_is_taken_as_it_is(place: Path) -> None:
+    x = reference.pictures(2, 3, 5, 5).float()
+    made, ready = (cli.load_model(f"{place / 'model.py'}:{name}") for name in ("make", "ready"))
+    assert torch.equal(made(x), ready(x))
+
+
+def test_models_of_others_are_named_with_where_they_come_from(monkeypatch) -> None:
+    from advlib.models import published
+
+    def taken(*arguments: Any, **options: Any) -> tuple:
+        return arguments, options
+
+    monkeypatch.setattr(cli.models, "imagenet", taken)
+    monkeypatch.setattr(published, "published", taken)
+    (name,), options = cli.load_model("torchvision:resnet18", "meta")
+    assert name == "resnet18" and options["device"] == "meta"
+    assert cli.load_model("published:trades-mnist", "meta") == (
+        ("trades-mnist",),
+        {"device": "meta"},
+    )
+
+
+@pytest.mark.parametrize(("data", "count"), [("mnist", 4), ("cifar10:3", 3)])
+def test_data_sets_by_name_and_number(data: str, count: int, monkeypatch) -> None:
+    def classic(kind: str, n: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        assert kind == data.split(":")[0]
+        return torch.zeros(n or 4, 3, 5, 5), torch.zeros(n or 4, dtype=torch.long)
+
+    monkeypatch.setattr(cli, "classic", classic)
+    source = cli.load_data(data)
+    assert source.count == count and source.name == data
+
+
+def test_an_interruption_outside_the_attacks_is_no_traceback(
+    place: Path, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "audit", interrupted)
+    assert main(command(place)) == 130
+    assert "nothing is lost" in capsys.readouterr().err
+
+
+def test_of_several_processes_only_the_first_speaks(
+    place: Path, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main(command(place)) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_signs_are_rendered_block_by_block_and_always_the_same() -> None:

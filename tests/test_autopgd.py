@@ -1,13 +1,15 @@
 """Auto-PGD: what it promises, its schedule, and that it finds at least what PGD finds."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_threats import assert_inside
+from test_threats import DTYPES, assert_inside, radii, shapes
 from torch import Tensor, nn
 
 import advlib
@@ -35,37 +37,53 @@ def small(classes: int = 5, seed: int = 0, scale: float = 3.0) -> nn.Module:
 
 
 class Witness(nn.Module):
-    """Writes down how many pictures it is shown at a time."""
+    """Writes down which pictures it is shown, and how many at a time."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.rows: list[int] = []
+        self.asked: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         self.rows.append(len(x))
+        self.asked.append(x.detach().clone())
         return self.model(x)
+
+
+class OneByOne(nn.Module):
+    """Each picture alone: its logits are the same to the last bit, whatever stands beside it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.model(one) for one in x.split(1)])
 
 
 # -- ball and box ----------------------------------------------------------------------------
 
 
 @given(
-    norms,
-    seeds,
-    st.sampled_from([0.0, 1 / 255, 0.1, 0.3, 1.5, 50.0]),
-    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
-    st.sampled_from(["ce", "margin", "dlr"]),
-    st.booleans(),
+    shape=shapes,
+    norm=norms,
+    seed=seeds,
+    eps=radii,
+    dtype=st.sampled_from(DTYPES),
+    loss=st.sampled_from(["ce", "margin", "dlr"]),
+    targeted=st.booleans(),
 )
-def test_the_result_lies_in_ball_and_box(
-    norm: str, seed: int, eps: float, dtype: torch.dtype, loss: str, targeted: bool
-) -> None:
-    model = small(seed=seed % 7).to(dtype)
-    x = reference.pictures(3, *SHAPE, seed=seed).to(dtype)
-    y = reference.classes(3, 5, seed)
+def test_the_result_lies_in_ball_and_box(shape, norm, seed, eps, dtype, loss, targeted) -> None:
+    x = reference.pictures(*shape, seed=seed).to(dtype)
+    y, model = reference.classes(len(x), 5, seed), reference.mlp(x[0].numel(), 5, seed % 7)
+    eps = min(eps, 1e4) if dtype == torch.float16 else eps
+    before = x.clone(), y.clone()
     options = {"norm": norm, "steps": 5, "restarts": 2, "loss": loss, "early_stop": False}
-    assert_inside(x, apgd(model, x, y, eps, targeted=targeted, **options), eps, norm)
+    x_adv = apgd(model.to(dtype), x, y, eps, targeted=targeted, **options)
+    assert_inside(x, x_adv, eps, norm)
+    assert x_adv.data_ptr() != x.data_ptr() and not x_adv.requires_grad
+    assert torch.equal(x, before[0]) and torch.equal(y, before[1])
 
 
 @given(norms, seeds, st.sampled_from(["margin", "dlr"]))
@@ -156,12 +174,68 @@ def test_another_class_than_the_nearest_is_tried(loss: str) -> None:
     assert (model(one).argmax(1) == y).all()
 
 
+def test_the_nearest_classes_are_tried_first() -> None:
+    def model(x: Tensor) -> Tensor:
+        near = 4 * x.flatten(1).mean(1)
+        zeros = torch.zeros_like(near)
+        return torch.stack([zeros + 1, zeros - 9, near, zeros - 5], 1)
+
+    x, y = torch.full((3, 1, 4, 4), 0.2), torch.zeros(3, dtype=torch.long)
+    x_adv = apgd_over_classes(model, x, y, 0.2, steps=5, classes=1)
+    assert (model(x_adv).argmax(1) == 2).all()
+
+
 def test_without_early_stop_the_loss_is_driven_further() -> None:
     model = small()
     x, y = right(model, 20)
     early, late = (apgd(model, x, y, 0.3, early_stop=stop) for stop in (True, False))
     assert cross_entropy(model(late), y).mean() > cross_entropy(model(early), y).mean() + 0.1
     assert ((model(early).argmax(1) != y) == (model(late).argmax(1) != y)).all()
+
+
+def ranks(model: nn.Module, x: Tensor, y: Tensor, targeted: bool) -> list[tuple[bool, float]]:
+    """Success first, then loss, for each picture."""
+    logits = model(x).detach()
+    loss = cross_entropy(logits, y) * (-1 if targeted else 1)
+    return list(zip(((logits.argmax(1) == y) == targeted).tolist(), loss.tolist(), strict=True))
+
+
+@given(norms, seeds, st.booleans(), st.floats(0.05, 1.2))
+def test_the_result_is_the_best_of_the_points_that_were_visited(
+    norm: str, seed: int, targeted: bool, share: float
+) -> None:
+    model = small(seed=seed % 7).double()
+    x = reference.pictures(3, *SHAPE, seed=seed, ends=0.1)
+    y = reference.classes(3, 5, seed)
+    witness = Witness(model)
+    options = {"norm": norm, "targeted": targeted, "steps": 6, "restarts": 2}
+    eps = share * BUDGET[norm]
+    result = ranks(model, apgd(witness, x, y, eps, early_stop=False, **options), y, targeted)
+    assert len(witness.asked) == 2 * 7
+    for asked in witness.asked:
+        assert float(asked.amin()) >= 0 and float(asked.amax()) <= 1
+        assert float(advlib.threats.norm(asked - x, norm).max()) <= eps * (1 + 1e-5)
+    visited = [ranks(model, asked, y, targeted) for asked in witness.asked]
+    for got, *points in zip(result, *visited, strict=True):
+        best = max(points)
+        assert got[0] == best[0] and got[1] == pytest.approx(best[1], abs=1e-6)
+
+
+@given(norms, seeds, st.booleans(), st.floats(0.05, 1.2))
+def test_more_restarts_never_give_a_worse_result(
+    norm: str, seed: int, targeted: bool, share: float
+) -> None:
+    model = small(seed=seed % 7).double()
+    x = reference.pictures(3, *SHAPE, seed=seed, ends=0.1)
+    y = reference.classes(3, 5, seed)
+    before = ranks(model, x, y, targeted)
+    for restarts in (1, 2, 4):
+        options = {"norm": norm, "targeted": targeted, "restarts": restarts, "early_stop": False}
+        x_adv = apgd(model, x, y, share * BUDGET[norm], steps=3, **options)
+        now = ranks(model, x_adv, y, targeted)
+        for old, new in zip(before, now, strict=True):
+            assert (new[0], new[1] + 1e-6) >= old
+        before = now
 
 
 # -- the schedule -----------------------------------------------------------------------------
@@ -183,6 +257,47 @@ def test_a_step_too_long_is_halved_until_the_top_is_found() -> None:
     x, y = torch.full((1, 1, 2, 2), 0.4), torch.zeros(1, dtype=torch.long)
     x_adv = apgd(model, x, y, 0.2, steps=60, loss="margin")
     assert (x_adv - 0.503).abs().max() < 0.01
+
+
+def test_after_a_checkpoint_it_goes_on_from_the_best_point_with_half_the_step() -> None:
+    """Steps of twice the budget jump over the top; the first look is after 14 of 60."""
+
+    def value(x: Tensor) -> Tensor:
+        return -50 * (x - 0.503).square().flatten(1).sum(1)
+
+    def model(x: Tensor) -> Tensor:
+        return torch.stack([torch.zeros_like(value(x)) + 10, value(x)], 1)
+
+    witness = Witness(model)
+    x = torch.full((1, 1, 1, 1), 0.4)
+    apgd(witness, x, torch.zeros(1, dtype=torch.long), 0.2, steps=60, loss="margin")
+    best = max(witness.asked[:15], key=lambda asked: float(value(asked)))
+    aim = (best + 0.2 * (0.503 - best).sign()).clamp(0.2, 0.6)
+    torch.testing.assert_close(witness.asked[15], best + 0.75 * (aim - best))
+    assert not torch.equal(witness.asked[14], best)
+
+
+def test_a_step_that_gains_is_never_halved() -> None:
+    """Each pixel counts once the one before it has moved: a full step for each."""
+
+    def model(x: Tensor) -> Tensor:
+        value = ((x.flatten(1) - 0.5) / 0.2).cumprod(1).sum(1)
+        return torch.stack([torch.zeros_like(value) + 1e3, value], 1)
+
+    x = torch.full((1, 1, 5, 8), 0.5, dtype=torch.float64)
+    x[0, 0, 0, 0] += 1e-3
+    x_adv = apgd(model, x, torch.zeros(1, dtype=torch.long), 0.2, steps=45, loss="margin")
+    torch.testing.assert_close(x_adv, x + 0.2, rtol=0, atol=1e-6)
+
+
+def test_an_l1_step_passes_over_pixels_that_cannot_move_on() -> None:
+    slope = torch.tensor([8.0, -7.0, 6.0, -5.0, 4.0])
+    witness = Witness(lambda x: torch.stack([-(x * slope).sum(1), 0 * x.sum(1)], 1))
+    x = torch.tensor([[1.0, 0.0, 0.2, 1.0, 0.5]])
+    options = {"norm": "l1", "steps": 1, "early_stop": False}
+    apgd(witness, x, torch.tensor([0]), 0.25, **options)
+    expected = torch.tensor([[0, 0, 0.25, 0, 0]])
+    torch.testing.assert_close(witness.asked[1] - x, expected, rtol=0, atol=1e-5)
 
 
 # -- work ---------------------------------------------------------------------------------------
@@ -209,17 +324,58 @@ def test_the_batch_size_does_not_change_the_result() -> None:
     assert torch.allclose(whole, parts, atol=1e-9)
 
 
-def test_equal_calls_give_equal_results_and_other_generators_others() -> None:
+@given(norms, seeds)
+def test_equal_calls_give_equal_results_and_other_generators_others(norm: str, seed: int) -> None:
     model = small()
-    x, y = right(model, 10)
-    options = {"restarts": 3, "steps": 5, "early_stop": False}
+    x, y = right(model, 6)
+    options = {"norm": norm, "restarts": 2, "steps": 3, "early_stop": False}
 
-    def run(seed: int | None) -> Tensor:
+    def run(seed: int | None) -> list[Tensor]:
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return apgd(model, x, y, 0.02, generator=generator, **options)
+        witness = Witness(model)
+        x_adv = apgd(witness, x, y, BUDGET[norm] / 5, generator=generator, **options)
+        return [*witness.asked, x_adv]
 
-    assert torch.equal(run(None), run(None))
-    assert torch.equal(run(3), run(3))
+    one, same, other = run(seed), run(seed), run(seed + 1)
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert torch.equal(one[3], other[3])  # the first run begins at the picture
+    assert not torch.equal(one[4], other[4])  # the second at a random point
+    assert all(torch.equal(a, b) for a, b in zip(run(None), run(0), strict=True))
+
+
+BOTH = st.sampled_from(
+    [partial(apgd, loss="ce"), partial(apgd, loss="dlr"), partial(apgd_over_classes, classes=2)]
+)
+
+
+@given(BOTH, norms, seeds, st.booleans(), st.integers(2, 6))
+def test_permuting_the_batch_permutes_the_result(
+    attack: Callable[..., Tensor], norm: str, seed: int, early_stop: bool, n: int
+) -> None:
+    model = OneByOne(small(seed=seed % 7).double())
+    x = reference.pictures(n, *SHAPE, seed=seed, ends=0.1)
+    y = reference.classes(n, 5, seed)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    options = {"norm": norm, "steps": 5, "early_stop": early_stop}
+    whole = attack(model, x, y, BUDGET[norm], **options)
+    mixed = attack(model, x[order], y[order], BUDGET[norm], **options)
+    torch.testing.assert_close(mixed, whole[order], rtol=0, atol=1e-9)
+
+
+@given(BOTH, norms, seeds, st.booleans(), st.integers(0, 6), st.integers(1, 6))
+def test_attacking_in_two_halves_equals_attacking_whole(
+    attack: Callable[..., Tensor], norm: str, seed: int, early_stop: bool, cut: int, batch: int
+) -> None:
+    model = OneByOne(small(seed=seed % 7).double())
+    x = reference.pictures(6, *SHAPE, seed=seed, ends=0.1)
+    y = reference.classes(6, 5, seed)
+    options = {"norm": norm, "steps": 5, "early_stop": early_stop}
+    whole = attack(model, x, y, BUDGET[norm], batch_size=batch, **options)
+    halves = [
+        attack(model, part, labels, BUDGET[norm], **options)
+        for part, labels in ((x[:cut], y[:cut]), (x[cut:], y[cut:]))
+    ]
+    torch.testing.assert_close(torch.cat(halves), whole, rtol=0, atol=1e-9)
 
 
 def test_the_caller_is_left_as_it_was() -> None:
@@ -270,3 +426,19 @@ def test_what_cannot_be_is_said() -> None:
         apgd_over_classes(lambda x: (model(x), 0), x, y)
     with pytest.raises(ModelOutputError, match="finite"):
         apgd(lambda x: model(x) * (x.flatten(1).sum(1, keepdim=True) - 1e9).sqrt().clamp(0), x, y)
+
+
+@pytest.mark.parametrize("at", [2, 4])
+def test_nan_on_the_way_is_no_success(at: int) -> None:
+    """The second of three looks takes a gradient, the last one does not."""
+    calls = []
+
+    def model(x: Tensor) -> Tensor:
+        calls.append(1)
+        logits = inner(x)
+        return logits * torch.nan if len(calls) == at else logits
+
+    inner = small()
+    x, y = right(inner, 4)
+    with pytest.raises(ModelOutputError, match="NaN"):
+        apgd(model, x, y, 1e-4, steps=3)

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from faults.__main__ import TESTS, put_in
 from faults.catalogue import FAULTS, Fault
+from faults.trial import TESTS, put_in
 
 ROOT = Path(__file__).parents[1]
 

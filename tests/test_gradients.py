@@ -189,3 +189,19 @@ def test_a_gradient_that_breaks_on_the_way_is_refused_too() -> None:
         advlib.pgd(model, x, y, 0.125, steps=2, **options)
     # One step less, and the point where it breaks is never asked for a gradient.
     assert advlib.pgd(model, x, y, 0.125, steps=1, **options).tolist() == [[0.0] * 3] * 2
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_a_gradient_whose_sum_overflows_is_finite_all_the_same(targeted: bool) -> None:
+    x, y = torch.full((1, 4), 0.5), torch.tensor([0])
+
+    def model(x: Tensor) -> Tensor:
+        steep = (x - 0.5) * 3e38
+        return torch.stack([0 * x.sum(1), steep[:, 0] + steep[:, 1]], 1)
+
+    grad = advlib.input_gradient(model, x, y, loss="margin").grad
+    assert grad.isfinite().all() and not grad.sum().isfinite()
+    x_adv = advlib.fgsm(model, x, y, 0.1, loss="margin", targeted=targeted)
+    moved = -0.1 if targeted else 0.1
+    expected = torch.tensor([[moved, moved, 0, 0]])
+    torch.testing.assert_close(x_adv - x, expected, rtol=0, atol=1e-6)

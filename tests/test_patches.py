@@ -358,3 +358,12 @@ def test_a_sticker_can_be_trained_in_inference_mode() -> None:
     with torch.inference_mode():
         inside = train_patch(Corner(), x.clone(), 1, size=3, steps=2)
     assert torch.equal(inside, train_patch(Corner(), x, 1, size=3, steps=2))
+
+
+def test_a_gradient_that_is_not_finite_is_refused() -> None:
+    def model(x: Tensor) -> Tensor:
+        far = x.flatten(1).sum(1, keepdim=True)
+        return torch.cat([far, (far - far.detach()).abs().sqrt()], 1)  # steep without end at 0
+
+    with pytest.raises(ModelOutputError, match="gradient of the patch is NaN or infinite"):
+        train_patch(model, pictures(), 1, size=4, steps=2)

@@ -55,6 +55,17 @@ class Witness(nn.Module):
         return self.model(x)
 
 
+class OneByOne(nn.Module):
+    """Each picture alone: its logits are the same to the last bit, whatever stands beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = reference.mlp(75).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.model(one) for one in x.split(1)])
+
+
 # -- ball and box ----------------------------------------------------------------------------
 
 
@@ -300,6 +311,16 @@ def test_the_share_is_that_of_the_paper() -> None:
     assert share(100, 200, 0.8) == share(100, 3000, 0.8)
 
 
+@pytest.mark.parametrize(("p_init", "least", "most"), [(0.04, 1, 4), (0.25, 5, 25), (1.0, 26, 100)])
+def test_the_first_squares_cover_the_share_they_are_told_to(p_init, least, most) -> None:
+    x = torch.full((1, 1, 10, 10), 0.5)
+    model = Witness(reference.linear(100))
+    y = model(x).argmax(1)
+    square(model, x, y, 1e-6, queries=3, p_init=p_init)
+    _, stripes, proposal = model.asked[-3:]
+    assert least <= min(int((proposal != before).sum()) for before in (x, stripes)) <= most
+
+
 @given(height=st.integers(1, 20), width=st.integers(1, 20), part=st.floats(1e-4, 1))
 def test_a_window_covers_about_the_share_it_should(height, width, part) -> None:
     x = torch.zeros(4, 1, height, width)
@@ -392,3 +413,24 @@ def test_a_small_budget_is_the_beginning_of_a_larger_one(seed, norm, few, more) 
     assert torch.equal(short.queries, long.queries.clamp_max(few))
     assert torch.equal(short.fooled, long.fooled & (long.queries <= few))
     assert torch.equal(short.x_adv[short.fooled], long.x_adv[short.fooled])
+    # Of the points asked about the best is kept: what is not fooled comes closer to it.
+    gain = margin(model(long.x_adv), y) - margin(model(short.x_adv), y)
+    assert (gain[~short.fooled] >= -1e-5).all()
+
+
+@given(seed=seeds, norm=norms, targeted=st.booleans(), cut=st.integers(0, 6))
+def test_two_halves_with_one_generator_equal_the_whole(seed, norm, targeted, cut) -> None:
+    """Chance belongs to the picture, and is drawn in their order."""
+    x, y = data(seed)
+    options = {"norm": norm, "queries": 10, "targeted": targeted}
+
+    def run(*parts: slice) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        results = [
+            square(OneByOne(), x[part], y[part], 0.05, generator=generator, **options)
+            for part in parts
+        ]
+        return torch.cat(results)
+
+    whole = run(slice(None))
+    assert torch.equal(run(slice(None, cut), slice(cut, None)), whole)

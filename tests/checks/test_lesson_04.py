@@ -151,6 +151,7 @@ LOOP_MISTAKES = {
     "returns nothing": lambda *_: None,
     "pictures of": lambda model, x, *_: x[:1],
     "changes x itself": lambda model, x, *_: x.add_(0.1),
+    "changes y itself": lambda model, x, y, *_: (y.zero_(), x + 0.01)[1],
     "nothing moves": lambda model, x, *_: x.clone(),
     "a ball around the last iterate": _around_last,
     "nothing keeps the path near x": _with(ball=False),
@@ -167,6 +168,11 @@ LOOP_MISTAKES = {
     "is not where the loop": lambda model, x, y, eps, step_size, steps: advlib.noise(x, eps),
     "stopped with TypeError": lambda model, x, y, eps: x,
 }
+
+
+def test_pgd_loop_sees_pixels_outside_the_box_whatever_the_path() -> None:
+    verdict = lesson_04.pgd_loop(lambda model, x, y, eps, step_size, steps: x + 0.9 * eps)
+    assert not verdict.ok and "pixels leave [0, 1]" in verdict.message, verdict
 
 
 @pytest.mark.parametrize("words", LOOP_MISTAKES)
