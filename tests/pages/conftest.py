@@ -13,6 +13,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import bidi
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,3 +87,14 @@ def browser() -> Iterator[Any]:
         chromium = driver.chromium.launch(executable_path=found)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def firefox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bidi.Firefox]:
+    """Start the system's Firefox, on a system that asks for dark colours."""
+    found = shutil.which("firefox-esr") or shutil.which("firefox")
+    if found is None:
+        missing("Firefox is missing: `sudo apt-get install firefox-esr`, or `firefox` on Ubuntu.")
+    dark = {"layout.css.prefers-color-scheme.content-override": 0}
+    with bidi.running(str(found), tmp_path_factory.mktemp("firefox"), dark) as started:
+        yield started

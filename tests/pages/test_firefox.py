@@ -1,0 +1,155 @@
+"""The pages in the reader's other browser: lessons and Live Lab in Firefox, served and from disk.
+
+The system asks for dark colours here, so dark is what every test sees.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from test_lesson_pages import LESSONS, SEEN
+from test_pages import OVERFLOW, READY
+
+WELCOME = "book/index.html"
+HOMES = ["served", "disk"]
+DESKTOP, PHONE = (1280, 900), (390, 844)
+DARK, LIGHT = "rgb(23, 27, 32)", "rgb(255, 255, 255)"
+CARD = "getComputedStyle(document.querySelector('.advlib, .advlib-lab')).backgroundColor"
+VERDICTS = "[...document.querySelectorAll('.lab-verdict')].map(e => e.innerText)"
+SETTLED = """new Promise(go => requestAnimationFrame(() => requestAnimationFrame(go)))
+  .then(() => !document.querySelector('.lab-stale'))"""
+
+
+@pytest.fixture
+def visit(firefox: Any, address: str, book: Path) -> Iterator[Callable[[str, str], Any]]:
+    """Return a function that opens a page in a home; at the end it may not have complained."""
+
+    def go(home: str, path: str) -> Any:
+        firefox.resize(*DESKTOP)
+        firefox.open(address if home == "served" else f"{book.as_uri()}/", path)
+        firefox.evaluate(f"({READY})()")
+        return firefox
+
+    yield go
+    complaints = firefox.complaints()
+    firefox.evaluate("localStorage.clear()")
+    assert complaints == []
+
+
+def one(selector: str, place: int = 0) -> str:
+    """Return an expression for an element of the page."""
+    return f"document.querySelectorAll({selector!r})[{place}]"
+
+
+def labelled(text: str, selector: str = "label") -> str:
+    """Return an expression for the first element of that kind that shows `text` alone."""
+    return (
+        f"[...document.querySelectorAll({selector!r})].find(e => e.innerText.trim() === {text!r})"
+    )
+
+
+def fits_a_phone(page: Any) -> bool:
+    page.resize(*PHONE)
+    return page.evaluate(f"({OVERFLOW})()") == []
+
+
+def test_what_goes_wrong_is_noticed(firefox: Any, tmp_path: Path) -> None:
+    (tmp_path / "wrong.html").write_text(
+        """<!doctype html><meta charset="utf-8"><title>Wrong</title>
+        <meta http-equiv="Content-Security-Policy" content="img-src 'self'">
+        <img src="none.png"><img src="https://other/"><script src="https://host/"></script>
+        <script>console.error("said"); undefinedName();</script>""",
+        encoding="utf-8",
+    )
+    firefox.open(f"{tmp_path.as_uri()}/", "wrong.html")
+    complaints = "\n".join(firefox.complaints())
+    for part in (
+        "said",
+        "undefinedName",
+        "none.png",
+        "foreign: https://host/",
+        "policy img-src",
+    ):
+        assert part in complaints
+
+
+@pytest.mark.parametrize("home", HOMES)
+@pytest.mark.parametrize("lesson", [path.stem for path in LESSONS])
+def test_a_lesson_is_used_by_keyboard(visit: Any, lesson: str, home: str) -> None:
+    page = visit(home, f"notebooks/{lesson}.html")
+    assert page.evaluate(CARD) == DARK
+    state = f"({SEEN})({one('.advlib-explorer')})"
+    seen = {page.evaluate(state)}
+    page.evaluate(f"{one('.advlib-explorer input[type=range]')}.focus()")
+    for key in ("Home", "End"):
+        page.press(key)
+        seen.add(page.evaluate(state))
+    assert len(seen) > 1
+    page.evaluate(f"{one('.advlib-predict input')}.focus()")
+    page.press("Space", "ArrowRight")  # one of them chooses, whichever kind of question it is
+    page.evaluate(f"{labelled('Lock my guess', 'button')}.focus()")
+    page.press("Enter")
+    answers = "[...document.querySelectorAll('.advlib-reveal dd')].map(e => e.textContent)"
+    mine, measured = page.evaluate(answers)
+    assert mine and measured
+    assert fits_a_phone(page)
+
+
+@pytest.mark.parametrize("home", HOMES)
+def test_the_welcome_page_is_dark_until_the_switch_makes_it_light(visit: Any, home: str) -> None:
+    page = visit(home, WELCOME)
+    assert page.evaluate(CARD) == DARK
+    for _ in range(3):
+        if page.evaluate("document.documentElement.dataset.theme") == "light":
+            break
+        page.click(
+            "[...document.querySelectorAll('button.theme-switch-button')].find(e => e.offsetParent)"
+        )
+    assert page.evaluate(CARD) == LIGHT
+    assert fits_a_phone(page)
+
+
+@pytest.fixture(params=HOMES)
+def lab(request: pytest.FixtureRequest, visit: Any) -> Any:
+    """Open the welcome page, and wait until the networks have answered."""
+    page = visit(request.param, WELCOME)
+    page.evaluate(f"{one('.advlib-lab')}.scrollIntoView()")
+    page.wait("document.querySelectorAll('.lab-strip input:enabled').length > 5")
+    page.wait(SETTLED)
+    return page
+
+
+def test_the_lab_attacks(lab: Any) -> None:
+    opening = lab.evaluate(VERDICTS)
+    assert opening[0] != opening[1] == "reads stop"  # FGSM, as it stands there
+    slider = one(".advlib-lab input[type=range]")
+    lab.evaluate(f"{slider}.focus()")
+    lab.press("Home")
+    lab.wait(SETTLED)
+    assert lab.evaluate(VERDICTS) == ["reads stop"] * 2
+    lab.click(slider, at=0.95)
+    assert lab.evaluate(f"{slider}.getAttribute('aria-valuetext')") == "12/255"
+    lab.click(labelled("PGD"))
+    lab.wait(SETTLED)
+    assert "reads stop" not in lab.evaluate(VERDICTS)
+
+
+def test_a_round_against_the_network_begins(lab: Any) -> None:
+    lab.click(one(".lab-round summary"))
+    lab.click(labelled("Begin", "button"))
+    said = f"{one('.lab-round')}.innerText"
+    lab.wait(f"{said}.includes('Sign 1 of 20')")
+    lab.click(one(".lab-option"))
+    lab.wait(f"{said}.includes('Sign 2 of 20')")
+
+
+@pytest.mark.parametrize("kind", ["jpg", "gif", "cmyk"])
+def test_a_picture_of_the_readers_own_is_read(lab: Any, tmp_path: Path, kind: str) -> None:
+    picture = Image.radial_gradient("L").convert("CMYK" if kind == "cmyk" else "RGB")
+    path = tmp_path / f"own.{'gif' if kind == 'gif' else 'jpg'}"
+    picture.save(path)
+    lab.upload(one(".advlib-lab input[type=file]"), path)
+    lab.wait(f"{one('.advlib-lab')}.innerText.includes('The standard network reads')")
+    lab.wait(SETTLED)
