@@ -4,14 +4,16 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PORT   ?= 8000
+ROUNDS ?= 10
+WORKERS ?= 2
 BIN    := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 TOOLS  := build/tools
 READY  := $(VENV)/.ready
 HTML   := _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test units long coverage faults scoreboard bench test-colab lab serve notebooks new-lesson \
-  lint links dependencies dist pdf clean
+.PHONY: help setup book test units long coverage faults soak flakes scoreboard bench test-colab lab serve \
+  notebooks new-lesson lint links dependencies dist pdf clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -34,8 +36,12 @@ book: $(READY)  ## build the book
 	@$(BIN)/jupyter-book build -W -n --keep-going . || { rm -rf _build/.doctrees $(HTML); exit 1; }
 	@echo "The book: file://$(CURDIR)/$(HTML)/index.html"
 
+# Lessons and package side by side, one core each: faster than one after the other on all cores. The
+# pages come after them and alone, because some tests measure how fast a page answers.
 test: book  ## build the book and run every test
-	REQUIRE_BROWSER=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/pages -n $(WORKERS) --dist loadscope \
+	  --nbval --nbval-current-env --nbval-cell-timeout=300; first=$$?; \
+	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/pages && exit $$first
 
 units: $(READY)  ## the tests of the package alone: no book, no browser, no lesson
 	$(BIN)/python -m pytest tests --ignore=tests/pages
@@ -48,6 +54,13 @@ coverage: $(READY)  ## which lines and branches of advlib the tests reach; at le
 
 faults: $(READY)  ## put faults into a copy of advlib, one at a time: would the tests notice?
 	$(BIN)/python -m tests.faults
+
+soak: $(READY)  ## audit 100,000 signs, killed in the middle: equal counts, flat memory?
+	$(BIN)/python -m tests.soak
+
+flakes: $(READY)  ## execute every lesson ten times (ROUNDS=10): does a stored output ever change?
+	for round in $$(seq $(ROUNDS)); do echo "Round $$round of $(ROUNDS)"; $(BIN)/python -m pytest notebooks -q \
+	  --nbval --nbval-current-env --nbval-cell-timeout=300 || exit 1; done
 
 # Beside the package, never in it: without their dependencies, torch and numpy stay those of the book.
 build/peers/.ready: benchmarks/requirements.txt $(READY)
@@ -96,8 +109,15 @@ dependencies: $(TOOLS)/.ready  ## known faults of what requirements.txt pins (ne
 dist: book $(TOOLS)/.ready  ## wheel, sdist and the book as a zip, each tried out, in dist
 	$(BIN)/python book/release.py $(TOOLS)/$(notdir $(BIN))/twine
 
+# What `make pdf` runs, as Debian and Ubuntu pack it.
+PRINT := latexmk texlive-xetex texlive-fonts-recommended fonts-freefont-otf
+
+# A sign without a glyph would be a hole in the text, and TeX only notes it in its log.
 pdf: $(READY)  ## the book as one PDF, in dist (needs xelatex and latexmk)
-	$(BIN)/jupyter-book build --builder pdflatex .
+	@{ xelatex --version && latexmk --version; } > /dev/null 2>&1 || { \
+	  echo "xelatex or latexmk is missing: sudo apt-get install --no-install-recommends $(PRINT)"; exit 1; }
+	LATEXMKOPTS="-halt-on-error -quiet" $(BIN)/jupyter-book build -W -n --keep-going --builder pdflatex .
+	@! grep -a "Missing character" _build/latex/*.log
 	mkdir -p dist && cp _build/latex/*.pdf dist/
 
 clean:  ## remove what was built, but not .venv

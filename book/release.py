@@ -6,6 +6,7 @@ python book/release.py TWINE
 and the built book as a zip are written to dist; a piece that does not work ends the program.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def try_out(wheel: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         venv.create(folder / "venv", with_pip=True)
-        python = next(folder.glob("venv/*/python*"))
+        python = folder / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         run(python, "-m", "pip", "install", "--quiet", "--no-compile", wheel)
         run(python, "-c", TRY, folder=folder)
 

@@ -1,9 +1,10 @@
-"""MathJax in the book itself, so that a page asks no other host for anything.
+"""MathJax for the build and its fonts in the book, so that a page asks no other host for anything.
 
 The first build takes the packages named in book/vendor/package.json from the npm registry,
 checks them against the hashes in package-lock.json and keeps what is used in _build/vendor:
 
-    static/mathjax/    MathJax's component for TeX, its fonts and its TeX extensions
+    mathjax/           what sets the formulas when the book is built (page_formulas)
+    static/mathjax/    the fonts of the formulas, part of the book
     axe.min.js         axe-core, for the tests of the pages
 
 Without npm, or without network, the pages load MathJax from a content delivery network, and the
@@ -21,11 +22,18 @@ from sphinx.util import logging
 
 LOG = logging.getLogger(__name__)
 PACKAGES = Path(__file__).resolve().parents[1] / "vendor"
-MATHJAX = (
-    "tex-chtml.js",
-    "output/chtml/fonts/woff-v2/*.woff",
-    "input/tex/extensions/*.js",
+SETTER = (
+    "node-main.js",
+    "core.js",
+    "loader.js",
+    "startup.js",
+    "input/tex-full.js",
+    "output/chtml.js",
+    "output/chtml/fonts/tex.js",
+    "adaptors/liteDOM.js",
+    "a11y/assistive-mml.js",
 )
+FONTS = ("output/chtml/fonts/woff-v2/*.woff",)
 
 
 def vendor(folder: Path) -> str:
@@ -36,8 +44,9 @@ def vendor(folder: Path) -> str:
     folder
         Where the files belong. It appears in one piece or not at all.
     """
-    lock = (PACKAGES / "package-lock.json").read_text()
-    stamp = folder / "package-lock.json"
+    # The hashes of the packages, and what is taken from them.
+    lock = (PACKAGES / "package-lock.json").read_text() + "\n".join(SETTER + FONTS)
+    stamp = folder / "stamp"
     if stamp.exists() and stamp.read_text() == lock:
         return ""
     npm = shutil.which("npm")
@@ -60,7 +69,7 @@ def vendor(folder: Path) -> str:
             )
         ready = Path(name) / "ready"
         _pick(work / "node_modules", ready)
-        (ready / "package-lock.json").write_text(lock)
+        (ready / "stamp").write_text(lock)
         shutil.rmtree(folder, ignore_errors=True)
         ready.rename(folder)
     return ""
@@ -69,17 +78,24 @@ def vendor(folder: Path) -> str:
 def _pick(modules: Path, target: Path) -> None:
     """Copy what the book uses from `modules` to `target`."""
     mathjax = modules / "mathjax"
-    for pattern in MATHJAX:
-        for source in sorted((mathjax / "es5").glob(pattern)):
-            copy = target / "static" / "mathjax" / source.relative_to(mathjax / "es5")
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, copy)
-    shutil.copyfile(mathjax / "LICENSE", target / "static" / "mathjax" / "LICENSE")
+    for patterns, folder in ((SETTER, target / "mathjax"), (FONTS, target / "static" / "mathjax")):
+        for pattern in patterns:
+            for source in sorted((mathjax / "es5").glob(pattern)):
+                copy = folder / source.relative_to(mathjax / "es5")
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, copy)
+        shutil.copyfile(mathjax / "LICENSE", folder / "LICENSE")
     shutil.copyfile(modules / "axe-core" / "axe.min.js", target / "axe.min.js")
 
 
-def serve_mathjax(app: Sphinx, config: Config) -> None:
-    """Point the pages to the book's own MathJax, or say why they use the network's."""
+def setter(root: Path) -> Path | None:
+    """Return MathJax for Node.js below the book's `root`, or None where npm could not fetch it."""
+    path = root / "_build" / "vendor" / "mathjax" / "node-main.js"
+    return path if path.exists() else None
+
+
+def serve_fonts(app: Sphinx, config: Config) -> None:
+    """Put the fonts of the formulas into the book, or say why the pages load MathJax."""
     folder = Path(app.srcdir) / "_build" / "vendor"
     problem = vendor(folder)
     if problem:
@@ -87,10 +103,9 @@ def serve_mathjax(app: Sphinx, config: Config) -> None:
         LOG.info(problem)
         return
     config.html_static_path.append(str(folder / "static"))
-    config.mathjax_path = "mathjax/tex-chtml.js"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
-    app.connect("config-inited", serve_mathjax)
+    app.connect("config-inited", serve_fonts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

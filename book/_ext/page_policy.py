@@ -19,6 +19,7 @@ _SOURCE = re.compile(r"""\bsrc\s*=\s*["']([^"']+)["']""", re.IGNORECASE)
 _KIND = re.compile(r"""\btype\s*=\s*["']([^"']+)["']""", re.IGNORECASE)
 _HANDLER = re.compile(r"""\son[a-z]+\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.IGNORECASE)
 _TAG = re.compile(r"<[a-z][^<>]*>", re.IGNORECASE)
+_POLICY = re.compile(r'\s*<meta http-equiv="Content-Security-Policy"[^>]*>')
 _RUNS = {"", "module", "text/javascript", "application/javascript"}
 """Types of a script element that a browser executes; others hold data."""
 
@@ -71,9 +72,10 @@ def policy(page: str) -> str:
 
 
 def guarded(page: str) -> str:
-    """Return the page with its policy; a page that has one comes back as it is."""
-    if "Content-Security-Policy" in page or "<head>" not in page:
+    """Return the page with its policy, in place of one that an earlier build has written."""
+    if "<head>" not in page:
         return page
+    page = _POLICY.sub("", page)
     meta = f'<meta http-equiv="Content-Security-Policy" content="{policy(page)}">'
     # The character set must stand in the first bytes, so the policy follows it.
     place = re.search(r"<meta charset=[^>]*>", page)

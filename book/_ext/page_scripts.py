@@ -1,22 +1,41 @@
-"""The pages' scripts: no sphinx-thebe, MathJax only for formulas, and the search works from disk.
+"""The pages' scripts: only those that a page needs, none before the page is shown.
 
 Jupyter Book 1 loads sphinx-thebe for every book. It declares the same constants twice, which
 throws on each page, and names a third-party host. The course does not use it.
 
 Sphinx's search fetches each page that it finds, to quote from it. A browser forbids that to a page
 opened from disk, so there the search lists titles only.
+
+The theme loads the search's index on every page, for a search as you type that this book does not
+use, and most scripts before it shows anything. Here the index belongs to the search page, and every
+script of a file waits for the page, in the order in which they stand. Whether the page is light or
+dark is known before it is painted.
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
+from page_repairs import rewrite
 from sphinx.application import Sphinx
 
 TITLES_ONLY = (
     'if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;'
 )
 
-_FORMULA = re.compile(r'class="[^"]*\bmath\b')
+_INDEX = re.compile(
+    r'[^\S\n]*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>\n?'
+)
+_PRELOAD = re.compile(r'[^\S\n]*<link rel="preload" as="script"[^>]*>\n?')
+_FILE = re.compile(r'<script\b(?![^>]*\b(?:defer|async|type)\b)([^>]*\bsrc="[^"]*"[^>]*)></script>')
+_THEME = re.compile(r'localStorage\.getItem\("theme"\) \|\| "auto"')
+# The theme finds out after the first paint whether the system is light or dark, and its letters
+# then change their size with their colour: everything would move.
+_SYSTEM = (
+    '["light", "dark"].find((mode) => mode === localStorage.getItem("mode")) || '
+    '(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")'
+)
+_OPTIONS = re.compile(r'<script src="[^"]*documentation_options\.js[^"]*"></script>')
 
 
 def drop_thebe(app: Sphinx) -> None:
@@ -38,16 +57,32 @@ def search_from_disk(
         app.add_js_file(None, body=TITLES_ONLY, priority=300)
 
 
-def mathjax_for_formulas(
-    _app: Sphinx, _pagename: str, _template: str, context: dict[str, Any], _doctree: Any
-) -> None:
-    """Take MathJax, a quarter of a megabyte, off a page that has no formula."""
-    if not _FORMULA.search(context.get("body", "")):
-        context["script_files"][:] = [
-            script
-            for script in context.get("script_files", [])
-            if "mathjax" not in str(getattr(script, "filename", script)).lower()
-        ]
+def lean(page: str, options: str) -> str:
+    """Return the page with its scripts deferred.
+
+    Parameters
+    ----------
+    page
+        Its HTML.
+    options
+        The text of documentation_options.js, which the scripts inside the page refer to: it stands
+        there itself.
+    """
+    head, body = page.split("</head>", 1) if "</head>" in page else ("", page)
+    if 'id="search-results"' not in body:
+        head = _INDEX.sub("", head)
+    head = _THEME.sub(lambda _: _SYSTEM, head)
+    head = _OPTIONS.sub(lambda _: f"<script>{options.strip()}</script>", head)
+    head = _FILE.sub(r"<script defer\1></script>", _PRELOAD.sub("", head))
+    return f"{head}</head>{body}" if head else page
+
+
+def lean_all(app: Sphinx, error: Exception | None) -> None:
+    """Defer the scripts of every page of the finished book."""
+    options = Path(app.outdir) / "_static" / "documentation_options.js"
+    if error is None and options.exists():
+        text = options.read_text(encoding="utf-8")
+        rewrite(app, error, lambda page: lean(page, text))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -56,6 +91,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.setup_extension("sphinx_thebe")
     drop_thebe(app)
     app.connect("html-page-context", search_from_disk)
-    # After Sphinx has added it.
-    app.connect("html-page-context", mathjax_for_formulas, priority=900)
+    # Before the policies are written into all pages (990).
+    app.connect("build-finished", lean_all, priority=910)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -30,6 +30,11 @@ OVERFLOW = """() => {
 PICTURES = """() => [...document.querySelectorAll("main img")]
   .filter(e => !(e.getAttribute("alt") || "").trim() || !e.complete || !e.naturalWidth)
   .map(e => e.outerHTML.slice(0, 200))"""
+# Also those that wait for the reader to come near.
+LOAD = """() => Promise.all([...document.images].map((image) => {
+  image.loading = "eager";
+  return image.decode().catch(() => {});
+}))"""
 READY = "() => !window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)"
 
 
@@ -81,6 +86,7 @@ class Visit:
 
     def look(self) -> None:
         """Note what sticks out of the page and which pictures say nothing."""
+        self.page.evaluate(LOAD)
         self.problems += [f"wider than the page: {e}" for e in self.page.evaluate(OVERFLOW)]
         self.problems += [
             f"picture without text or file: {e}" for e in self.page.evaluate(PICTURES)
@@ -145,8 +151,12 @@ def test_from_disk(page_path: str, book: Path, visit: Callable[[str, str], Visit
 
 def test_formulas_are_set(address: str, visit: Callable[[str, str], Visit]) -> None:
     opened = visit(address, "light")
-    opened.open("notebooks/01-see-it-happen.html")
-    assert opened.page.locator("mjx-container").count() > 0
+    opened.open("notebooks/04-pgd.html")
+    formulas = opened.page.locator("main .math")
+    assert formulas.count() > 20
+    assert formulas.locator("mjx-container").count() == formulas.count()
+    loaded = "() => [...document.fonts].filter((f) => f.status === 'loaded').map((f) => f.family)"
+    assert "MJXTEX" in opened.page.evaluate(loaded)
 
 
 def test_the_search_finds_a_page(book: Path, visit: Callable[[str, str], Visit]) -> None:

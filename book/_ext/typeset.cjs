@@ -1,0 +1,41 @@
+// Formulas in, HTML and style out: node typeset.cjs <MathJax's node-main.js> < pages.json
+// {page: {fonts, formulas: [{tex, display}]}}  ->  {page: {style, html: [...]}}
+"use strict";
+
+const fs = require("node:fs");
+
+const options = {
+  loader: {
+    load: ["input/tex-full", "output/chtml", "adaptors/liteDOM", "a11y/assistive-mml"],
+    // Its version check complains about a component of its own.
+    versionWarnings: false,
+  },
+  startup: { typeset: false },
+  tex: {
+    // Otherwise a mistake becomes red text in the page, and nobody hears of it.
+    formatError: (_jax, error) => { throw error; },
+  },
+};
+
+require(process.argv[2]).init(options).then((MathJax) => {
+  const pages = JSON.parse(fs.readFileSync(0, "utf8"));
+  const { adaptor, output } = MathJax.startup;
+  const done = {};
+  for (const [name, { fonts, formulas }] of Object.entries(pages)) {
+    output.clearCache(); // the style then holds this page's glyphs only
+    const html = formulas.map(({ tex, display }) => {
+      try {
+        return adaptor.outerHTML(MathJax.tex2chtml(tex, { display }));
+      } catch (error) {
+        throw new Error(`${name}: ${error.message} in ${tex}`);
+      }
+    });
+    // The component knows the address of its fonts only for one page.
+    const style = adaptor.textContent(MathJax.chtmlStylesheet());
+    done[name] = { html, style: style.replace(/url\("[^"]*\/([^"/]+\.woff)"\)/g, `url("${fonts}/$1")`) };
+  }
+  process.stdout.write(JSON.stringify(done));
+}).catch((error) => {
+  process.stderr.write(`${error.message}\n`);
+  process.exitCode = 1;
+});

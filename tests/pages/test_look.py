@@ -1,0 +1,154 @@
+"""How the pages load, print and are searched: nothing moves, nothing superfluous is fetched."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LESSONS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+PAGES = ["book/index", "book/api", *(f"notebooks/{path.stem}" for path in LESSONS)]
+WINDOWS = {"phone": (390, 844), "desktop": (1280, 900)}
+
+# Web Vitals: what moves by itself, in shares of the window. A shift right after the reader's own
+# click or key is not counted.
+OBSERVE = """
+window.moved = [];
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) {
+    if (entry.hadRecentInput) continue;
+    const what = (entry.sources || []).map((s) => s.node && (s.node.className || s.node.nodeName));
+    moved.push([entry.value, scrollY, what.join(" | ")]);
+  }
+}).observe({ type: "layout-shift", buffered: true });
+"""
+READ_ON = """async () => {
+  const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 30)));
+  for (let top = 0; top < document.documentElement.scrollHeight; top += innerHeight / 2) {
+    scrollTo({ top, behavior: "instant" });
+    await frame();
+  }
+}"""
+
+
+@pytest.fixture
+def window(browser: Any) -> Iterator[Any]:
+    """Return a function that opens a fresh window: no cache, no history."""
+    contexts = []
+
+    def start(size: tuple[int, int], colours: str = "light", **more: Any) -> Any:
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]}, color_scheme=colours, **more
+        )
+        contexts.append(context)
+        return context.new_page()
+
+    yield start
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("size", WINDOWS)
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_moves_while_a_page_loads_and_is_read(
+    name: str, size: str, colours: str, address: str, window: Any
+) -> None:
+    page = window(WINDOWS[size], colours)
+    page.add_init_script(OBSERVE)
+    # As slow as a telephone: a fast machine paints so late that nothing is left to move.
+    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 3})
+    page.goto(f"{address}{name}.html", wait_until="load")
+    page.evaluate("document.fonts.ready.then(() => true)")
+    page.wait_for_timeout(300)
+    if name.startswith("notebooks/"):
+        page.evaluate(READ_ON)
+    moved = page.evaluate("moved")
+    # The reference begins with formulas, whose fonts come last.
+    limit = 0.02 if name == "book/api" else 0.01
+    assert sum(value for value, _, _ in moved) < limit, moved
+
+
+@pytest.mark.parametrize("name", ["book/index", "book/api", "notebooks/04-pgd"])
+def test_a_page_fetches_only_what_it_shows(name: str, address: str, window: Any) -> None:
+    page, sizes = window(WINDOWS["phone"]), {}
+    page.on("response", lambda response: sizes.update({response.url: len(response.body())}))
+    page.goto(f"{address}{name}.html", wait_until="networkidle")
+    fetched = "\n".join(sizes)
+    for part in ("fontawesome", "searchindex", "tex-chtml", "webfonts"):
+        assert part not in fetched
+    # Pictures of a lesson wait until the reader comes near.
+    shown = page.locator("main img[loading=lazy]").count()
+    assert name != "notebooks/04-pgd" or fetched.count("/_images/") < shown
+
+
+@pytest.mark.parametrize("home", ["served", "disk"])
+def test_a_reader_searches_and_arrives(home: str, address: str, book: Path, window: Any) -> None:
+    page, complaints = window(WINDOWS["desktop"]), []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    root = address if home == "served" else f"{book.as_uri()}/"
+    page.goto(f"{root}notebooks/01-see-it-happen.html", wait_until="load")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("Danskin")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search.html?q=Danskin*")
+    first = page.locator("#search-results li a").first
+    first.wait_for(timeout=20_000)
+    first.click()
+    page.wait_for_url("**/notebooks/*.html*")
+    assert "Danskin" in page.locator("article").text_content()
+    page.goto(f"{root}search.html?q=zyzzyva", wait_until="load")
+    page.get_by_text("did not match any documents").wait_for(timeout=20_000)
+    assert complaints == []
+
+
+SEEN_ON_PAPER = """(selector) => [...document.querySelectorAll(selector)]
+  .filter((e) => e.checkVisibility() && e.getBoundingClientRect().height > 0)
+  .map((e) => e.outerHTML.slice(0, 120))"""
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_prints_as_a_document(path: Path, book: Path, window: Any) -> None:
+    page = window(WINDOWS["desktop"])
+    page.goto((book / "notebooks" / f"{path.stem}.html").as_uri(), wait_until="load")
+    page.emulate_media(media="print")
+    superfluous = (
+        "#pst-primary-sidebar, .bd-sidebar-secondary, .bd-header-article button, .copybtn, "
+        "article summary, .prev-next-area, .headerlink, #pst-back-to-top"
+    )
+    assert page.evaluate(SEEN_ON_PAPER, superfluous) == []
+    # On paper nobody scrolls.
+    code = page.locator("article .cell_input pre")
+    assert all(pre.evaluate("e => e.scrollWidth <= e.clientWidth + 1") for pre in code.all())
+    figures = page.locator("article .cell_output img")
+    assert all(
+        figure.evaluate("e => getComputedStyle(e).breakInside") == "avoid"
+        for figure in figures.all()
+    )
+
+
+def test_a_printed_lesson_holds_its_pictures(book: Path, window: Any) -> None:
+    page = window(WINDOWS["desktop"])
+    page.goto((book / "notebooks" / "04-pgd.html").as_uri(), wait_until="load")
+    lazy = page.locator(".cell_output img[loading=lazy]").count()
+    printed = page.pdf(format="A4")
+    assert printed.count(b"/Subtype /Image") >= lazy > 0
+
+
+@pytest.mark.parametrize("size", WINDOWS)
+def test_a_link_into_the_reference_arrives_at_its_entry(size: str, book: Path, window: Any) -> None:
+    page = window(WINDOWS[size])
+    page.goto((book / "book" / "api.html").as_uri() + "#advlib.attacks.pgd", wait_until="load")
+    page.wait_for_timeout(500)
+    box = page.locator("[id='advlib.attacks.pgd']").bounding_box()
+    assert 0 <= box["y"] < WINDOWS[size][1] / 2
+
+
+@pytest.mark.parametrize("name", ["book/index", "notebooks/04-pgd"])
+def test_the_previous_and_next_lesson_are_named(name: str, book: Path, window: Any) -> None:
+    page = window(WINDOWS["phone"])
+    page.goto((book / f"{name}.html").as_uri(), wait_until="load")
+    for link in page.locator(".prev-next-area a").all():
+        target = (book / name).parent / link.get_attribute("href")
+        title = link.locator(".prev-next-title").inner_text().strip()
+        assert f"<title>{title}" in target.read_text(encoding="utf-8")
