@@ -86,6 +86,7 @@ def test_a_page_fetches_only_what_it_shows(name: str, address: str, window: Any)
 def test_a_reader_searches_and_arrives(home: str, address: str, book: Path, window: Any) -> None:
     page, complaints = window(WINDOWS["desktop"]), []
     page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: said.type == "error" and complaints.append(said.text))
     root = address if home == "served" else f"{book.as_uri()}/"
     page.goto(f"{root}notebooks/01-see-it-happen.html", wait_until="load")
     page.keyboard.press("Control+k")
