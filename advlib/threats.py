@@ -615,8 +615,10 @@ def _threshold(size: Tensor, room: Tensor | None, eps: float) -> Tensor:
     reached = weight - bends * count
     crossed = (reached < eps).sum(1, keepdim=True)
     last = (crossed - 1).clamp_min(0)
-    pieces = count.gather(1, last).clamp_min(1)
+    pieces = count.gather(1, last)
     level = ((weight.gather(1, last) - eps) / pieces).clamp_min(0)
+    # Where every pixel passed has used up its room the sum is flat, and the bend itself will do.
+    level = torch.where(pieces > 0, level, bends.gather(1, last))
     total = torch.minimum(a, room.flatten(1)).sum(1, keepdim=True) if room is not None else None
     fits = (a.sum(1, keepdim=True) if total is None else total) <= eps
     return per_picture(torch.where(fits, 0, level).squeeze(1), size)

@@ -238,6 +238,26 @@ def test_projection_agrees_with_the_reference(shape, seed, norm, boxed, eps, sca
         np.testing.assert_allclose(got[i], expected, atol=1e-9 * max(scale, 1))
 
 
+@given(
+    seed=seeds,
+    n=st.integers(1, 40),
+    eps=st.integers(1, 8),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_a_budget_that_full_pixels_use_up_exactly_is_not_overspent(seed, n, eps, dtype) -> None:
+    """No level of the threshold spends more or less then, and rounding must not look for one."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(2, (4, n), generator=generator).to(dtype)
+    rank = torch.rand(4, n, generator=generator).argsort(1)
+    size = 1.1 + 2 * rank + draw((4, n), seed).sigmoid()
+    delta = (size * (1 - 2 * x)).to(dtype)
+    farthest = size.argsort(1, descending=True)[:, :eps]
+    expected = torch.zeros_like(delta).scatter(1, farthest, (1 - 2 * x).gather(1, farthest))
+    got = threats.project(delta, eps, "l1", x)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-9
+    torch.testing.assert_close(got, expected, atol=tolerance, rtol=0)
+
+
 @given(shape=shapes, seed=seeds, eps=st.sampled_from([1e-3, 0.1, 0.5, 2.0]))
 def test_l1_projection_agrees_with_duchi_et_al(shape, seed, eps) -> None:
     delta = draw(shape, seed)
