@@ -46,7 +46,7 @@ test: book  ## build the book and run every test
 units: $(READY)  ## the tests of the package alone: no book, no browser, no lesson
 	$(BIN)/python -m pytest tests --ignore=tests/pages
 
-long: $(READY)  ## the property tests with new cases, 2,000 and more for each property
+long: $(READY)  ## the property tests with 2,000 new cases each, slow properties with fewer
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests --ignore=tests/pages
 
 coverage: $(READY)  ## which lines and branches of advlib the tests reach; at least 95 %

@@ -98,7 +98,8 @@ def square(
         now. With more pictures than `batch_size`, one batch after the other.
     batch_size
         How many pictures are put to the model at once, >= 1. The draws of a picture depend on its
-        index and `generator` alone, not on `batch_size` and not on what becomes of the others.
+        index and `generator` alone, not on `batch_size` and not on what becomes of the others. They
+        belong to the place: permuting the pictures does not permute the results.
 
     Returns
     -------

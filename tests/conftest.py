@@ -10,7 +10,8 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 
 _common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-# Quick: the same few cases every time. Long: new cases every night, 2,000 and more per property.
+# Quick: the same few cases every time. Long: 2,000 new cases each week. A slow property takes a part
+# of either, see cases.py.
 # Faults: as quick, but any case that fails will do, not only the smallest.
 settings.register_profile("quick", max_examples=25, derandomize=True, database=None, **_common)
 settings.register_profile(

@@ -5,7 +5,8 @@ import math
 import pytest
 import reference
 import torch
-from hypothesis import given, settings
+from cases import fewer
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -276,7 +277,7 @@ def test_a_trained_sticker_works_on_new_pictures_and_views_and_grey_does_not() -
     assert reached(torch.full_like(patch, 0.5)) < 0.8
 
 
-@settings(max_examples=8)
+@fewer(by=3)
 @given(seed=seeds, low=st.floats(0, 0.4), high=st.floats(0.6, 1))
 def test_the_sticker_can_be_printed_and_the_generator_decides(seed, low, high) -> None:
     def train() -> Tensor:

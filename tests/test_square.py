@@ -3,7 +3,8 @@
 import pytest
 import reference
 import torch
-from hypothesis import given, settings
+from cases import fewer
+from hypothesis import given
 from hypothesis import strategies as st
 from test_threats import assert_inside
 from torch import Tensor, nn
@@ -273,7 +274,7 @@ def test_without_a_generator_the_seed_is_0_each_time() -> None:
     assert torch.equal(square(model, x, y, 0.02, queries=6), zero)
 
 
-@settings(max_examples=8)
+@fewer(by=8)
 @given(norm=norms, batch_size=st.integers(1, 9), queries=st.integers(1, 70))
 def test_neither_the_batches_nor_the_others_matter(norm, batch_size, queries) -> None:
     model = reference.mlp(75).double()
@@ -416,6 +417,27 @@ def test_a_small_budget_is_the_beginning_of_a_larger_one(seed, norm, few, more) 
     # Of the points asked about the best is kept: what is not fooled comes closer to it.
     gain = margin(model(long.x_adv), y) - margin(model(short.x_adv), y)
     assert (gain[~short.fooled] >= -1e-5).all()
+
+
+@given(seed=seeds, norm=norms, n=st.integers(3, 6), batch_size=st.integers(1, 7))
+def test_a_picture_that_keeps_its_place_keeps_its_result(seed, norm, n, batch_size) -> None:
+    """Chance belongs to the place: whatever changes places elsewhere is nothing to it."""
+    x, y = data(seed, n)
+    order = torch.arange(n)
+    order[[0, n - 1]] = order[[n - 1, 0]]
+    options = {"norm": norm, "queries": 10, "batch_size": batch_size}
+    whole = square(OneByOne(), x, y, 0.05, **options)
+    mixed = square(OneByOne(), x[order], y[order], 0.05, **options)
+    assert torch.equal(mixed[1:-1], whole[1:-1])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_same_picture_at_two_places_is_attacked_in_two_ways(norm: str) -> None:
+    """So a permuted batch does not permute the result: its pictures draw anew."""
+    model = OneByOne()
+    x, y = right(model, 1)
+    x_adv = square(model, x.repeat(4, 1, 1, 1), y.repeat(4), 1e-3, norm=norm, queries=5)
+    assert len({tuple(one.flatten().tolist()) for one in x_adv}) == 4
 
 
 @given(seed=seeds, norm=norms, targeted=st.booleans(), cut=st.integers(0, 6))
