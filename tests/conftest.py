@@ -10,8 +10,8 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 
 _common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-# Quick: the same few cases every time. Long: 2,000 new cases each week. A slow property takes a part
-# of either, see cases.py.
+# Quick: the same few cases every time. Long: 2,000 new cases every week. A slow property takes a
+# part of either number, see cases.py.
 # Faults: as quick, but any case that fails will do, not only the smallest.
 settings.register_profile("quick", max_examples=25, derandomize=True, database=None, **_common)
 settings.register_profile(
