@@ -1,4 +1,4 @@
-"""Execute the lessons again and save their outputs and widget states in place.
+"""Execute the lessons again; save their outputs and widget states in place, and their seals.
 
 python book/execute.py                             every lesson
 python book/execute.py notebooks/04-*.ipynb        these
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import seals
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +43,7 @@ def execute(path: Path) -> float:
         store_widget_state=True,
     ).execute()
     nbformat.write(clean(notebook), path)
+    seals.seal(path)
     return time.monotonic() - start
 
 

@@ -1,7 +1,8 @@
 """What the committed lessons must store, because the book shows exactly that.
 
 nbval (`pytest --nbval`) runs each lesson again and compares its text. It passes in silence over
-cleared outputs and never looks at pictures; these tests do.
+cleared outputs and over cells tagged `nbval-ignore-output`, and never looks at pictures and
+widgets; these tests do.
 """
 
 import ast
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import seals
 
 LESSONS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 PICTURES = ("image/png", "image/jpeg", "image/gif", "image/svg+xml")
@@ -97,6 +99,13 @@ def test_what_a_cell_shows_is_stored(lesson: dict[str, Any]) -> None:
     assert not bare, f"cells {bare} have no stored output: run `make notebooks`"
 
 
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.name)
+def test_every_cell_is_as_it_was_executed(path: Path) -> None:
+    now, then = seals.seals(json.loads(path.read_text("utf-8"))), seals.read().get(path.stem, {})
+    changed = [cell for cell in {**now, **then} if now.get(cell) != then.get(cell)]
+    assert not changed, f"changed since the last execution: run book/execute.py {path.name}"
+
+
 def test_no_error_is_stored_unless_announced(lesson: dict[str, Any]) -> None:
     for index, cell in code_cells(lesson):
         raised = any(output["output_type"] == "error" for output in cell["outputs"])
@@ -128,8 +137,20 @@ def test_every_picture_has_its_text(lesson: dict[str, Any]) -> None:
                 assert re.search(r'\balt="[^"]+"', tag), f"cell {index}: {tag[:80]}"
 
 
+def test_every_widget_has_its_state_and_what_shows_without_it(lesson: dict[str, Any]) -> None:
+    states = lesson["metadata"]["widgets"][seals.STATE]["state"]
+    for index, cell in code_cells(lesson):
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if seals.VIEW in data:
+                state = states.get(data[seals.VIEW]["model_id"], {}).get("state", {})
+                assert state.get("data"), f"cell {index}: the page has nothing to draw"
+                still = "image/png" if state["kind"] == "explorer" else "text/plain"
+                assert data.get(still), f"cell {index}: nothing to show before the lesson is run"
+
+
 def test_the_stored_explorers_are_light(lesson: dict[str, Any]) -> None:
-    state = lesson["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    state = lesson["metadata"]["widgets"][seals.STATE]["state"]
     sizes = [
         len(json.dumps(model["state"]["data"]))
         for model in state.values()

@@ -13,6 +13,7 @@ from typing import Any
 
 import nbformat
 import pytest
+import seals
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 ROOT = Path(__file__).parents[1]
@@ -103,10 +104,50 @@ def stored_path(lesson: Lesson) -> None:
     cell["outputs"].append({"output_type": "stream", "name": "stdout", "text": text})
 
 
+def edited_number(lesson: Lesson) -> None:
+    cell = next(
+        cell
+        for cell in lesson["cells"]
+        if "nbval-ignore-output" in cell["metadata"].get("tags", [])
+        and re.search(r"\d", "".join(cell["outputs"][0].get("text", "")))
+    )
+    text = "".join(cell["outputs"][0]["text"])
+    cell["outputs"][0]["text"] = [re.sub(r"\d", lambda d: str(9 - int(d[0])), text, count=1)]
+
+
+def swapped_figures(lesson: Lesson) -> None:
+    one, two = [cell["outputs"][0]["data"] for cell in _outputs(lesson, "image/png")[:2]]
+    one["image/png"], two["image/png"] = two["image/png"], one["image/png"]
+
+
+def edited_source(lesson: Lesson) -> None:
+    cell = next(c for c in lesson["cells"] if "import advlib" in "".join(c["source"]))
+    cell["source"] = "".join(cell["source"]) + "\nx = 1"
+
+
+def _states(lesson: Lesson) -> dict[str, Any]:
+    return lesson["metadata"]["widgets"][seals.STATE]["state"]
+
+
+def _explorer(lesson: Lesson) -> dict[str, Any]:
+    return next(m for m in _states(lesson).values() if m["state"].get("kind") == "explorer")
+
+
 def heavy_explorer(lesson: Lesson) -> None:
-    state = lesson["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
-    model = next(m for m in state.values() if m["state"].get("kind") == "explorer")
-    model["state"]["data"] = "x" * 1_600_000
+    _explorer(lesson)["state"]["data"] = "x" * 1_600_000
+
+
+def explorer_with_other_numbers(lesson: Lesson) -> None:
+    _explorer(lesson)["state"]["data"]["title"] += "!"
+
+
+def explorer_without_picture(lesson: Lesson) -> None:
+    cell = next(c for c in _outputs(lesson, seals.VIEW) if c in _outputs(lesson, "image/png"))
+    del cell["outputs"][0]["data"]["image/png"]
+
+
+def widgets_without_state(lesson: Lesson) -> None:
+    _states(lesson).clear()
 
 
 NOTICED: dict[Callable[[Lesson], None], str] = {
@@ -117,7 +158,13 @@ NOTICED: dict[Callable[[Lesson], None], str] = {
     swallowed_exception: "test_no_error_is_stored_unless_announced",
     stored_warning: "test_no_complaint_and_no_progress_bar_is_stored",
     stored_path: "test_no_path_of_a_machine_is_stored",
+    edited_number: "test_every_cell_is_as_it_was_executed",
+    swapped_figures: "test_every_cell_is_as_it_was_executed",
+    edited_source: "test_every_cell_is_as_it_was_executed",
     heavy_explorer: "test_the_stored_explorers_are_light",
+    explorer_with_other_numbers: "test_every_cell_is_as_it_was_executed",
+    explorer_without_picture: "test_every_widget_has_its_state_and_what_shows_without_it",
+    widgets_without_state: "test_every_widget_has_its_state_and_what_shows_without_it",
 }
 
 
@@ -126,7 +173,10 @@ def of_lessons(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The failures of an intact lesson and of one copy for each damage, in one run."""
     folder = course(tmp_path_factory.mktemp("lessons"), "test_notebooks.py")
     whole = json.loads(LESSON.read_text(encoding="utf-8"))
-    (folder / "notebooks" / "01-intact.ipynb").write_text(json.dumps(whole), encoding="utf-8")
+    for name in ("intact", *(damage.__name__ for damage in NOTICED)):
+        path = folder / "notebooks" / f"01-{name}.ipynb"
+        path.write_text(json.dumps(whole), encoding="utf-8")
+        seals.seal(path, folder / "book" / seals.FILE.name)
     for damage in NOTICED:
         lesson = copy.deepcopy(whole)
         damage(lesson)
