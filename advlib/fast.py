@@ -7,6 +7,8 @@ takes in place of the model:
 - *batch norm folded*: in eval mode a batch norm is a fixed scale and shift, so the convolution
   before it can do its work (Jacob et al. 2018, section 3.2);
 - *channels last*: pixels of one place lie side by side in memory, as fast convolutions want them;
+- *weights laid out once*: a processor's convolution orders its weights anew at every call, unless
+  they are kept in order (`advlib.packing`);
 - *one part of the batch for each core*: two halves on one core each beat one batch on two cores,
   because no layer has to wait for the slower core;
 - *replay*: a GPU finishes the layers of a small batch faster than Python asks for them, so they are
@@ -26,11 +28,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from advlib.contracts import check_device, check_logits, check_pictures, check_steps
 from advlib.errors import InputError
 from advlib.gradients import undisturbed
+from advlib.packing import packed
 
 TOLERANCE = 1e-3
 """Largest difference of logits, in parts of their spread, that counts as rounding."""
@@ -107,11 +111,42 @@ def accelerated(
         fast = _rewritten(model, x, wanted)
         if dtype is not None:
             fast = _half(fast, x, dtype)
-        if x.device.type == "cpu" and threads > 1 and len(x) > 0:
-            fast = _in_parts(fast, x, threads)
+        if x.device.type == "cpu" and len(x) > 0:
+            part = x[: math.ceil(len(x) / threads)]
+            fast = _if_equal(_packed, fast, part, "the weights are not laid out once")
+            if threads > 1:
+                fast = _in_parts(fast, x, threads)
         if x.is_cuda and len(x) > 0:
-            fast = _recorded(fast, x)
+            fast = _if_equal(_Replayed, fast, x, "no CUDA graph is used")
     return fast
+
+
+def _packed(model: nn.Module, x: Tensor) -> nn.Module:
+    return packed(copy.deepcopy(model), x)
+
+
+def _if_equal(
+    make: Callable[[nn.Module, Tensor], nn.Module], model: nn.Module, x: Tensor, otherwise: str
+) -> nn.Module:
+    """What `make` makes of `model`, if it gives the same answers; else `model`, with a warning."""
+    try:
+        made = make(model, x)
+        with torch.enable_grad():
+            pairs = zip(_answers(made, x), _answers(model, x), strict=True)
+        if not any(_differs(found, wanted) for found, wanted in pairs):
+            return made
+        why = "the copy gives other answers"
+    except Exception as error:  # noqa: BLE001  what cannot be rewritten raises many kinds
+        why = str(error).split("\n")[0][:120]
+    warnings.warn(f"{otherwise}: {why}.", stacklevel=3)
+    return model
+
+
+def _answers(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, and the input gradient of their first column."""
+    leaf = x.clone().requires_grad_()
+    logits = model(leaf)
+    return logits.detach(), torch.autograd.grad(logits[:, 0].sum(), leaf)[0]
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -286,6 +321,7 @@ class _Divided(torch.autograd.Function):
         return torch.cat([logits.detach() for _, logits in ctx.done])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         def run(done: tuple[Tensor, Tensor], upper: Tensor) -> Tensor:
             leaf, logits = done
@@ -306,28 +342,6 @@ def _single_core_pool(threads: int) -> ThreadPoolExecutor:
 
 
 # -- recorded once, replayed at every step ---------------------------------------------------------
-
-
-def _recorded(model: nn.Module, x: Tensor) -> nn.Module:
-    """`model` as a CUDA graph for batches of the shape of `x`, if it gives the same answers."""
-    try:
-        replayed = _Replayed(model, x)
-        with torch.enable_grad():
-            pairs = zip(_answers(replayed, x), _answers(model, x), strict=True)
-        if not any(_differs(found, wanted) for found, wanted in pairs):
-            return replayed
-        why = "the recording gives other answers"
-    except Exception as error:  # noqa: BLE001  what cannot be recorded raises many kinds
-        why = str(error).split("\n")[0][:120]
-    warnings.warn(f"no CUDA graph is used: {why}.", stacklevel=3)
-    return model
-
-
-def _answers(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits, and the input gradient of their first column."""
-    leaf = x.clone().requires_grad_()
-    logits = model(leaf)
-    return logits.detach(), torch.autograd.grad(logits[:, 0].sum(), leaf)[0]
 
 
 class _Replayed(nn.Module):

@@ -228,6 +228,53 @@ def test_the_copy_is_of_this_moment() -> None:
     assert fast(x).equal(logits)
 
 
+def test_weights_are_laid_out_once() -> None:
+    model, x = seeded(Residual).eval(), pictures(8)
+    fast = quiet(model, x, threads=1)
+    assert "_Packed" in {type(module).__name__ for module in fast.modules()}
+    same(model, fast, x)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_where_torch_cannot_lay_them_out_the_copy_is_used_without(monkeypatch, threads) -> None:
+    def missing(model: nn.Module, x: Tensor) -> nn.Module:
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute 'such'")
+
+    monkeypatch.setattr(fast_module, "packed", missing)
+    model, x = seeded(Residual).eval(), pictures(8)
+    with pytest.warns(UserWarning, match="not laid out once: .*no attribute") as said:
+        fast = accelerated(model, x, threads=threads)
+    assert len(said) == 1
+    same(model, fast, x)
+
+
+@pytest.mark.parametrize("wrong", ["logits", "gradients"])
+def test_a_rewriting_that_answers_otherwise_is_not_used(monkeypatch, wrong: str) -> None:
+    class Other(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits = self.model(x)
+            # The same values, from a graph with half of the slope.
+            return logits + 1 if wrong == "logits" else (logits + logits.detach()) / 2
+
+    monkeypatch.setattr(fast_module, "packed", lambda model, x: Other(model))
+    model, x = seeded(Residual).eval(), pictures(8)
+    with pytest.warns(UserWarning, match="the copy gives other answers"):
+        fast = accelerated(model, x, threads=1)
+    same(model, fast, x)
+
+
+def test_second_derivatives_of_the_copy_raise_and_are_not_silently_wrong() -> None:
+    fast = accelerated(seeded(Residual).eval(), pictures(8), threads=2)
+    x = pictures(8).requires_grad_()
+    (grad,) = torch.autograd.grad(fast(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
 def test_an_error_inside_a_thread_arrives() -> None:
     model = seeded(Residual).eval()
     fast = accelerated(model, pictures(8), threads=2)

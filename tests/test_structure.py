@@ -12,7 +12,7 @@ FLOORS: list[set[str]] = [
     {"errors", "palette", "device", "cost"},
     {"contracts", "download", "threats", "data", "models", "augmentation"},
     {"gradients"},
-    {"activations", "adaptive", "attribution", "fast", "landscape", "linearity"},
+    {"activations", "adaptive", "attribution", "fast", "landscape", "linearity", "packing"},
     {"attacks", "autopgd", "patches", "robustness", "square", "evaluation"},
     {"defences", "inspection", "masking", "objectives", "smoothing", "transfer"},
     {"training", "auditing"},
