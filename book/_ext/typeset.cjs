@@ -25,7 +25,10 @@ require(process.argv[2]).init(options).then((MathJax) => {
     output.clearCache(); // the style then holds this page's glyphs only
     const html = formulas.map(({ tex, display }) => {
       try {
-        return adaptor.outerHTML(MathJax.tex2chtml(tex, { display }));
+        const formula = MathJax.tex2chtml(tex, { display });
+        // On a phone a long one scrolls sideways: by keyboard, too.
+        if (display) adaptor.setAttribute(formula, "tabindex", "0");
+        return adaptor.outerHTML(formula);
       } catch (error) {
         throw new Error(`${name}: ${error.message} in ${tex}`);
       }
