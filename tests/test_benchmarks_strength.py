@@ -90,8 +90,15 @@ def test_the_section_holds_every_number_and_what_did_not_run() -> None:
     assert "All of AutoAttack" in page and "**" in page
 
 
-def test_training_in_small_gives_three_networks_of_which_two_decide_alike() -> None:
-    standard, robust, masked = strength.subjects(n=8, training=64, epochs=1)
+def test_what_is_attacked_is_two_networks_and_a_third_that_decides_alike(monkeypatch) -> None:
+    monkeypatch.setattr(strength, "LEARNED", 0.0)
+    standard, robust, masked = strength.subjects(*strength.networks(training=64, epochs=1), n=8)
     assert torch.equal(robust.model(robust.x).argmax(1), masked.model(masked.x).argmax(1))
     assert not torch.equal(standard.model(standard.x), robust.model(robust.x))
-    assert int(robust.y.max()) < 10 and robust.x.shape == (8, 3, 28, 28)
+    assert int(robust.y.max()) < 10 and robust.x.shape == (8, 3, 32, 32)
+
+
+def test_a_network_that_reads_nothing_is_not_worth_attacking() -> None:
+    ignorant = strength.network().eval()
+    with pytest.raises(RuntimeError, match="training did not work"):
+        strength.subjects(ignorant, ignorant, n=100)
