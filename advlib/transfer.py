@@ -323,6 +323,7 @@ def momentum(
         return model(pictures if transform is None else transform(pictures, generator))
 
     with undisturbed(model, x.device):
+        x, y = x.clone(), y.clone()
         low, high = threats.bounds(x, eps)
         x_adv, direction = x.clone(), torch.zeros_like(x)
         for step in range(steps):

@@ -86,12 +86,24 @@ def test_the_result_lies_in_ball_and_box(shape, norm, seed, eps, dtype, loss, ta
     assert torch.equal(x, before[0]) and torch.equal(y, before[1])
 
 
-@given(norms, seeds, st.sampled_from(["margin", "dlr"]))
-def test_the_result_over_classes_lies_in_ball_and_box(norm: str, seed: int, loss: str) -> None:
-    x = reference.pictures(3, *SHAPE, seed=seed).float()
-    y = reference.classes(3, 5, seed)
-    x_adv = apgd_over_classes(small(), x, y, 0.2, norm=norm, steps=4, loss=loss)
-    assert_inside(x, x_adv, 0.2, norm)
+@given(
+    shape=shapes,
+    norm=norms,
+    seed=seeds,
+    eps=radii,
+    dtype=st.sampled_from(DTYPES),
+    loss=st.sampled_from(["margin", "dlr"]),
+)
+def test_the_result_over_classes_lies_in_ball_and_box(shape, norm, seed, eps, dtype, loss) -> None:
+    x = reference.pictures(*shape, seed=seed).to(dtype)
+    y, model = reference.classes(len(x), 5, seed), reference.mlp(x[0].numel(), 5, seed % 7)
+    eps = min(eps, 1e4) if dtype == torch.float16 else eps
+    before = x.clone(), y.clone()
+    options = {"norm": norm, "steps": 3, "loss": loss, "classes": 2}
+    x_adv = apgd_over_classes(model.to(dtype), x, y, eps, **options)
+    assert_inside(x, x_adv, eps, norm)
+    assert x_adv.data_ptr() != x.data_ptr() and not x_adv.requires_grad
+    assert torch.equal(x, before[0]) and torch.equal(y, before[1])
 
 
 def test_no_pictures_and_no_budget_give_the_pictures_back() -> None:

@@ -20,6 +20,7 @@ from advlib.errors import DeviceError, LabelError, ModelOutputError, PixelError,
 from advlib.evaluation import accuracy, predict
 from advlib.robustness import robust_accuracy
 from advlib.square import square
+from advlib.transfer import momentum
 
 RANDOM_STATE_IS_WATCHED = True
 
@@ -42,6 +43,7 @@ ATTACKS: dict[str, Attack] = {
     "apgd l2": _attack(apgd, eps=0.5, norm="l2", steps=2, restarts=2),
     "apgd l1": _attack(apgd, eps=2.0, norm="l1", steps=2, targeted=True, early_stop=False),
     "apgd classes": _attack(apgd_over_classes, eps=0.1, steps=3, loss="margin"),
+    "momentum linf": _attack(momentum, eps=0.1, steps=3),
     "square linf": _attack(square, eps=0.1, queries=4),
     "square l2": _attack(square, eps=0.5, norm="l2", queries=4),
     "square l1": _attack(square, eps=2.0, norm="l1", targeted=True, queries=4),

@@ -3,9 +3,11 @@
 import math
 
 import pytest
+import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_threats import assert_inside, dtypes, radii, seeds, shapes
 from torch import nn
 
 from advlib import threats, transfer
@@ -182,6 +184,52 @@ def test_ensemble_says_what_is_wrong(pair):
 
 
 # -- momentum --------------------------------------------------------------------------------------
+
+
+@given(
+    shape=shapes,
+    seed=seeds,
+    eps=radii,
+    dtype=dtypes,
+    decay=st.floats(0, 2),
+    targeted=st.booleans(),
+)
+def test_momentum_lies_in_ball_and_box(shape, seed, eps, dtype, decay, targeted):
+    x = reference.pictures(*shape, seed=seed).to(dtype)
+    y, model = reference.classes(len(x), 5, seed), reference.mlp(x[0].numel(), 5, seed % 7)
+    eps = min(eps, 1e4) if dtype == torch.float16 else eps
+    before = x.clone(), y.clone()
+    options = {"steps": 3, "decay": decay, "targeted": targeted}
+    x_adv = transfer.momentum(model.to(dtype), x, y, eps, **options)
+    assert_inside(x, x_adv, eps, "linf")
+    assert x_adv.data_ptr() != x.data_ptr() and not x_adv.requires_grad
+    assert torch.equal(x, before[0]) and torch.equal(y, before[1])
+
+
+class OneByOne(nn.Module):
+    """Each picture alone: its logits are the same to the last bit, whatever stands beside it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return torch.cat([self.model(one) for one in x.split(1)])
+
+
+@given(seed=seeds, n=st.integers(1, 6), cut=st.integers(0, 6), targeted=st.booleans())
+def test_momentum_treats_each_picture_alone(seed, n, cut, targeted):
+    """Permuting the batch permutes the result, and two halves are the whole."""
+    model = OneByOne(reference.mlp(16, 5, seed % 7).double())
+    x, y = reference.pictures(n, 1, 4, 4, seed=seed, ends=0.1), reference.classes(n, 5, seed)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+    def run(x, y):
+        return transfer.momentum(model, x, y, 0.1, steps=4, targeted=targeted)
+
+    whole = run(x, y)
+    assert torch.equal(run(x[order], y[order]), whole[order])
+    assert torch.equal(torch.cat([run(x[:cut], y[:cut]), run(x[cut:], y[cut:])]), whole)
 
 
 @given(eps=st.floats(0, 0.6), steps=st.integers(1, 5), decay=st.floats(0, 2), turn=st.booleans())
