@@ -220,12 +220,13 @@ class OneByOne(nn.Module):
 @given(seed=seeds, n=st.integers(1, 6), cut=st.integers(0, 6), targeted=st.booleans())
 def test_momentum_treats_each_picture_alone(seed, n, cut, targeted):
     """Permuting the batch permutes the result, and two halves are the whole."""
-    model = OneByOne(reference.mlp(16, 5, seed % 7).double())
+    # Curved, so that the gradients have many sizes.
+    model = OneByOne(reference.mlp(16, 5, seed % 7, 6.0).double())
     x, y = reference.pictures(n, 1, 4, 4, seed=seed, ends=0.1), reference.classes(n, 5, seed)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
     def run(x, y):
-        return transfer.momentum(model, x, y, 0.1, steps=4, targeted=targeted)
+        return transfer.momentum(model, x, y, 0.5, steps=6, targeted=targeted)
 
     whole = run(x, y)
     assert torch.equal(run(x[order], y[order]), whole[order])
