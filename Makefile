@@ -13,7 +13,7 @@ HTML   := _build/html
 
 .DEFAULT_GOAL := help
 .PHONY: help setup book test units long coverage faults soak flakes scoreboard bench test-colab lab serve \
-  notebooks new-lesson lint links dependencies dist pdf clean
+  notebooks new-lesson lint links dependencies dist print-packages pdf clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -39,7 +39,7 @@ book: $(READY)  ## build the book
 # Lessons and package side by side, one core each: faster than one after the other on all cores. The
 # pages come after them and alone, because some tests measure how fast a page answers.
 test: book  ## build the book and run every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/pages -n $(WORKERS) --dist loadscope \
+	OMP_NUM_THREADS=1 REQUIRE_BROWSER=1 $(BIN)/python -m pytest --ignore=tests/pages -n $(WORKERS) --dist loadscope \
 	  --nbval --nbval-current-env --nbval-cell-timeout=300; first=$$?; \
 	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/pages && exit $$first
 
@@ -111,6 +111,9 @@ dist: book $(TOOLS)/.ready  ## wheel, sdist and the book as a zip, each tried ou
 
 # What `make pdf` runs, as Debian and Ubuntu pack it.
 PRINT := latexmk texlive-xetex texlive-fonts-recommended fonts-freefont-otf
+
+print-packages:  ## the system's packages that `make pdf` needs
+	@echo $(PRINT)
 
 # A sign without a glyph would be a hole in the text, and TeX only notes it in its log.
 pdf: $(READY)  ## the book as one PDF, in dist (needs xelatex and latexmk)

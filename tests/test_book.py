@@ -32,7 +32,18 @@ LOADS |= {"video": "src", "audio": "src", "embed": "src", "object": "data"}
 # A <link> of this kind names an address and loads nothing.
 NAMES = {"canonical", "author", "license", "next", "prev", "index", "search"}
 
+NO_MATHJAX = "MathJax could not be fetched: `sudo apt-get install npm` and build again"
+
 built = pytest.mark.skipif(not PAGES, reason="the book is not built: run `make book`")
+
+
+@pytest.mark.skipif(
+    not os.environ.get("REQUIRE_BROWSER"), reason="only `make test` asks for the whole book"
+)
+def test_the_book_is_whole_where_it_is_required() -> None:
+    """Other tests are skipped without a page to look at; this one then fails."""
+    assert PAGES, "the book is not built: run `make book`"
+    assert (HTML / "_static" / "mathjax").exists(), NO_MATHJAX
 
 
 @cache
@@ -49,7 +60,7 @@ def identities(path: Path) -> frozenset[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(HTML).as_posix())
 def test_no_page_names_a_foreign_host_to_load_from(page: Path) -> None:
     if not (HTML / "_static" / "mathjax").exists():
-        pytest.skip("MathJax could not be fetched: `sudo apt-get install npm` and build again")
+        pytest.skip(NO_MATHJAX)
     for name, attribute in LOADS.items():
         for element in soup(page).find_all(name):
             target = element.get(attribute) or ""
@@ -115,6 +126,12 @@ def test_every_link_inside_the_book_arrives(page: Path) -> None:
             if wanted not in identities(target):
                 dead.append(element["href"])
     assert not dead
+
+
+@built
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(HTML).as_posix())
+def test_nothing_stands_for_what_is_missing(page: Path) -> None:
+    assert not soup(page).select(".advlib-missing"), "run `make notebooks`, then build again"
 
 
 @built

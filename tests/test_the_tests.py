@@ -238,6 +238,7 @@ PAGES = {
     "image": '<img src="http://example.org/picture.png">',
     "dead": '<a href="nowhere.html">nowhere</a>',
     "anchor": '<a href="intact.html#nowhere">nowhere</a>',
+    "missing": '<p class="advlib-missing">An interactive figure belongs here.</p>',
 }
 
 
@@ -245,11 +246,76 @@ def test_a_foreign_host_and_a_dead_link_are_noticed(tmp_path: Path) -> None:
     folder = course(tmp_path / "course", "test_book.py")
     html = folder / "_build" / "html"
     (html / "_static" / "mathjax").mkdir(parents=True)
+    style = '@font-face { font-family: a; src: url("https://fonts.example.org/a.woff2"); }'
+    (html / "_static" / "book.css").write_text(style, encoding="utf-8")
     for name, body in PAGES.items():
         (html / f"{name}.html").write_text(PAGE.format(body), encoding="utf-8")
-    failed = failures(run(folder, "tests/test_book.py", "-k", "foreign_host or inside_the_book"))
+    tests = "foreign_host or inside_the_book or stands_for_what_is_missing"
+    failed = failures(run(folder, "tests/test_book.py", "-k", tests))
+    assert "test_no_style_names_a_foreign_host" in failed
     for name in ("foreign", "slashes", "image"):
         assert f"test_no_page_names_a_foreign_host_to_load_from[{name}.html]" in failed
     for name in ("dead", "anchor"):
         assert f"test_every_link_inside_the_book_arrives[{name}.html]" in failed
+    assert "test_nothing_stands_for_what_is_missing[missing.html]" in failed
     assert not [name for name in failed if "intact" in name]
+
+
+OPENED = {
+    "book/index.html": "",
+    "intact.html": "<script>document.body.append('more')</script>",
+    "fetches.html": "<script>fetch('https://example.org/count').catch(() => 0)</script>",
+    "throws.html": '<div class="advlib-widget"></div><script src="_static/widgets.js"></script>',
+}
+
+
+def test_a_page_that_asks_elsewhere_or_throws_is_noticed(tmp_path: Path) -> None:
+    folder = course(tmp_path / "course")
+    for name in ("bidi.py", "conftest.py", "test_pages.py"):
+        (folder / "tests" / "pages").mkdir(exist_ok=True)
+        shutil.copy(ROOT / "tests" / "pages" / name, folder / "tests" / "pages")
+    html = folder / "_build" / "html"
+    for name, body in OPENED.items():
+        (html / name).parent.mkdir(parents=True, exist_ok=True)
+        (html / name).write_text(PAGE.format(body), encoding="utf-8")
+    refresh = '<meta http-equiv="Refresh" content="0; url=book/index.html">'
+    (html / "index.html").write_text(refresh, encoding="utf-8")
+    (html / "_static").mkdir()
+    (html / "_static" / "widgets.js").write_text("nowhere.draw();", encoding="utf-8")
+    said = run(folder, "tests/pages/test_pages.py", "-k", "from_disk")
+    if "Chromium is missing" in said and not os.environ.get("REQUIRE_BROWSER"):
+        pytest.skip("Chromium is missing")
+    expected = {"test_from_disk[fetches.html]", "test_from_disk[throws.html]"}
+    assert failures(said) == expected, said
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+PYTHON = """#!/bin/sh
+echo "$REQUIRE_BROWSER $*" >> calls
+case "$*" in *--nbval*) exit {first} ;; *tests/pages) exit {second} ;; esac
+"""
+
+
+@pytest.mark.skipif(os.name == "nt" or not shutil.which("make"), reason="no make, no command")
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_make_test_runs_both_halves_and_fails_with_either(
+    tmp_path: Path, first: int, second: int
+) -> None:
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    tools = tmp_path / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    (tools / "python").write_text(PYTHON.format(first=first, second=second))
+    (tools / "jupyter-book").write_text("#!/bin/sh\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    (tools.parent / ".ready").touch()
+    # Not as a part of the make that may run this test: that would hand its variables on.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "test", "VENV=.venv"]
+    done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True)
+    assert (done.returncode != 0) == bool(first or second), done.stderr
+    package, pages = (tmp_path / "calls").read_text().splitlines()
+    assert package.startswith("1 -m pytest --ignore=tests/pages") and "--nbval" in package
+    assert pages == "1 -m pytest tests/pages"
