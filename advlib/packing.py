@@ -90,7 +90,7 @@ class _Packed(nn.Module):
 
     def __init__(self, conv: Any, shape: list[int]) -> None:
         super().__init__()
-        self.conv = conv
+        self.conv, self.shape = conv, shape
         self.padding, self.stride = list(conv.padding), list(conv.stride)
         self.dilation, self.groups = list(conv.dilation), conv.groups
         # Plain attributes: a buffer would be cloned at every attack.
@@ -108,6 +108,10 @@ class _Packed(nn.Module):
         if x.ndim != 4 or x.device.type != "cpu" or x.dtype not in DTYPES:
             return self.conv(x)
         return _Convolution.apply(x.to(self.conv.weight.dtype), self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What is laid out has no storage that could be copied or saved: it is laid out again."""
+        return _Packed, (self.conv, self.shape)
 
     def free(self, shape: Any) -> list[int]:
         """How far the window can move on each axis, for pictures of this shape."""

@@ -158,3 +158,11 @@ def test_one_picture_without_a_batch_is_as_before() -> None:
     fast = packed(copy.deepcopy(conv), pictures(2, 3, 8, 8))
     x = pictures(3, 8, 8)
     torch.testing.assert_close(fast(x), conv(x))
+
+
+def test_a_packed_model_can_be_copied_and_the_copy_stands_alone() -> None:
+    x = pictures(2, 5, 8, 8)
+    fast = packed(seeded(lambda: nn.Sequential(nn.Conv2d(5, 4, 3))), x)
+    other = copy.deepcopy(fast)
+    assert other(x).equal(fast(x)) and other[0] is not fast[0]
+    assert other[0].conv.weight is not fast[0].conv.weight
