@@ -5,10 +5,10 @@ import os
 import tempfile
 from http.client import HTTPResponse
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from advlib.errors import DownloadError
 
@@ -21,7 +21,14 @@ TIMEOUT = 20
 _CHUNK = 1 << 18
 
 
-def fetch(url: str, path: str | os.PathLike, sha256: str, *, progress: bool = True) -> Path:
+def fetch(
+    url: str,
+    path: str | os.PathLike,
+    sha256: str,
+    *,
+    progress: bool = True,
+    check: bool = False,
+) -> Path:
     """Return `path`, downloaded from `url` first if no file is there.
 
     The bytes go to a file of another name beside it, and take their place only when they are
@@ -33,11 +40,13 @@ def fetch(url: str, path: str | os.PathLike, sha256: str, *, progress: bool = Tr
     url
         Where the file lives; ``https`` (or a server on this machine).
     path
-        Where the file shall lie. One that is there already is left as it is.
+        Where the file shall lie. One that is there already is left as it is; see `check`.
     sha256
         The hash that is expected, in hexadecimal digits, or the first 8 or more of them.
     progress
         Show a progress bar on standard error, which is removed at the end.
+    check
+        Check the hash of a file that is there already, too.
 
     Returns
     -------
@@ -52,8 +61,12 @@ def fetch(url: str, path: str | os.PathLike, sha256: str, *, progress: bool = Tr
     """
     path = Path(path)
     if path.is_file():
+        if check:
+            _check_hash(url, sha256)
+            _check_file(path, sha256)
         return path
-    _check_source(url, sha256)
+    _check_hash(url, sha256)
+    _check_source(url)
     part = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,10 +94,13 @@ def fetch(url: str, path: str | os.PathLike, sha256: str, *, progress: bool = Tr
     return path
 
 
-def _check_source(url: str, sha256: str) -> None:
+def _check_source(url: str) -> None:
     where = urlsplit(url)
     if where.scheme != "https" and where.hostname not in ("127.0.0.1", "localhost"):
         raise DownloadError(f"{url} is not an https address; files come over https only.")
+
+
+def _check_hash(url: str, sha256: str) -> None:
     if len(sha256) < 8 or set(sha256.lower()) - set("0123456789abcdef"):
         raise DownloadError(
             f"the expected SHA-256 of {url} is {sha256!r}; 8 to 64 hexadecimal digits are "
@@ -92,12 +108,33 @@ def _check_source(url: str, sha256: str) -> None:
         )
 
 
+def _check_file(path: Path, sha256: str) -> None:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(sha256.lower()):
+        raise DownloadError(
+            f"{path} has SHA-256 {digest[:16]}..., but {sha256[:16]}... is expected: it is "
+            "damaged, or another file of that name. Delete it; it will be fetched again."
+        )
+
+
+class _Onward(HTTPRedirectHandler):
+    """Follows a server to another address, but not to one without https."""
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> Request | None:
+        _check_source(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _copy(url: str, file: IO[bytes], name: str, progress: bool) -> str:
     """Copy what `url` holds to the open `file`; return its SHA-256 in hexadecimal digits."""
     digest, done = hashlib.sha256(), 0
     try:
         # A generic name: some servers refuse Python's own.
-        answer = urlopen(Request(url, headers={"User-Agent": "advlib"}), timeout=TIMEOUT)
+        request = Request(url, headers={"User-Agent": "advlib"})
+        answer = build_opener(_Onward).open(request, timeout=TIMEOUT)
     except (URLError, TimeoutError, ConnectionError) as error:
         raise DownloadError(_out_of_reach(url, name, file, error)) from error
     with answer, _bar(name, answer.length, progress) as bar:

@@ -18,9 +18,14 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serves CONTENT: whole, cut short, without saying how long it is, or not at all."""
+    """Serves CONTENT: whole, cut short, without its length, from elsewhere, or not at all."""
 
     def do_GET(self) -> None:
+        if self.path.startswith("/moved"):
+            self.send_response(302)
+            self.send_header("Location", self.path.partition("?")[2])
+            self.end_headers()
+            return
         self.send_response(404 if self.path == "/missing" else 200)
         if self.path != "/silent":
             self.send_header("Content-Length", str(len(CONTENT)))
@@ -49,6 +54,24 @@ def test_a_file_that_is_there_is_not_fetched_again(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(b"mine")
     assert fetch("https://nowhere.invalid/file", path, DIGEST).read_bytes() == b"mine"
+
+
+def test_a_file_that_is_there_can_be_checked_too(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(CONTENT)
+    assert fetch("https://nowhere.invalid/file", path, DIGEST, check=True) == path
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(DownloadError, match=r"file\.bin has SHA-256 .* Delete it"):
+        fetch(f"{url}/whole", path, DIGEST, check=True)
+    assert path.read_bytes() == CONTENT[:-1]
+
+
+def test_a_server_may_send_on_but_only_to_https(url: str, tmp_path: Path) -> None:
+    path = fetch(f"{url}/moved?/whole", tmp_path / "file.bin", DIGEST)
+    assert path.read_bytes() == CONTENT
+    with pytest.raises(DownloadError, match=r"http://example\.org/whole .* https only"):
+        fetch(f"{url}/moved?http://example.org/whole", tmp_path / "other.bin", DIGEST)
+    assert os.listdir(tmp_path) == ["file.bin"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Photographs and classic data sets: whatever comes in, pixels in [0, 1] come out."""
 
+import gzip
 import os
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from advlib.data import classic, photograph
+from advlib.data import classic, classics, photograph
 from advlib.errors import DownloadError, InputError
 
 
@@ -102,23 +104,59 @@ def test_mnist_comes_as_tensors(tmp_path: Path) -> None:
     assert torch.allclose(x[:, 0] * 255, torch.from_numpy(pictures[:5]).float())
 
 
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
 def test_a_data_set_that_cannot_be_had_says_where_it_may_lie(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from torchvision.datasets import MNIST
-
-    monkeypatch.setattr(MNIST, "mirrors", ["https://nowhere.invalid/"])
-    with pytest.raises(DownloadError, match="ADVLIB_DATA"):
-        classic("mnist", root=tmp_path)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(DownloadError, match=r"could not be fetched .*root=\.\.\. or ADVLIB_DATA"):
+        classic(name, root=tmp_path)
     with pytest.raises(InputError, match="fashion-mnist"):
         classic("imagenet-21k")
+
+
+def test_a_data_set_comes_over_https_and_by_its_whole_hash() -> None:
+    for source in classics.SOURCES.values():
+        assert source.address.startswith("https://")
+        for sha256 in source.archives.values():
+            assert re.fullmatch("[0-9a-f]{64}", sha256)
+
+
+def test_a_data_set_is_fetched_and_unpacked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def from_elsewhere(url: str, path: Path, sha256: str, *, check: bool) -> None:
+        assert check
+        asked.append((url, sha256))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (3, 28, 28) if "images" in url else (3,)
+        _write_idx(path, np.full(shape, 7, np.uint8))
+        path.write_bytes(gzip.compress(path.read_bytes()))
+
+    monkeypatch.setattr(classics, "fetch", from_elsewhere)
+    for _ in range(2):
+        x, y = classic("fashion-mnist", root=tmp_path)
+        assert x.shape == (3, 1, 28, 28) and y.tolist() == [7, 7, 7]
+    source = classics.SOURCES["fashion-mnist"]
+    assert asked == [(f"{source.address}/{name}", of) for name, of in source.archives.items()]
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte.gz").write_bytes(b"cut short")
+    with pytest.raises(DownloadError, match=r"train-images-idx3-ubyte\.gz has SHA-256"):
+        classic("fashion-mnist", root=tmp_path)
 
 
 @pytest.mark.skipif(
     not Path("../shared/testdata/data/MNIST/raw").is_dir(),
     reason="no copy of the real MNIST beside the repository",
 )
-def test_the_real_mnist_is_read(tmp_path: Path) -> None:
+def test_the_real_mnist_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # what is there is enough
     shutil.copytree("../shared/testdata/data/MNIST", tmp_path / "MNIST")
     os.chmod(tmp_path / "MNIST", 0o755)
     for folder in (tmp_path / "MNIST").rglob("*"):
