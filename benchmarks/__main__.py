@@ -25,14 +25,16 @@ RESULTS = Path(__file__).resolve().parent / "results.json"
 PARTS = ("speed", "growth", "startup", "processes", "strength")
 
 
-def machine() -> dict[str, str]:
+def machine(device: str) -> dict[str, str]:
     """What the numbers depend on."""
     name = platform.processor() or platform.machine()
     cpu = Path("/proc/cpuinfo")
     if cpu.exists():
         models = [line for line in cpu.read_text().splitlines() if line.startswith("model name")]
         name = models[0].split(": ")[1] if models else name
+    gpu = {"GPU": torch.cuda.get_device_name()} if device == "cuda" else {}
     return {
+        **gpu,
         "processor": name,
         "cores": str(os.cpu_count()),
         "torch threads": str(torch.get_num_threads()),
@@ -42,10 +44,10 @@ def machine() -> dict[str, str]:
     }
 
 
-def speed(contestants: dict[str, Make], rounds: int) -> list[dict[str, Any]]:
+def speed(contestants: dict[str, Make], rounds: int, device: str) -> list[dict[str, Any]]:
     """Every workload, by FGSM and by PGD, with and without frozen parameters."""
     tables = []
-    for load in workloads():
+    for load in workloads(device):
         for steps in (1, load.steps):
             for frozen in (False, True):
                 rows = race(load, contestants, steps, rounds=rounds, frozen=frozen)
@@ -63,7 +65,10 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS) + "; all")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--device", default="cpu", choices=("cpu", "cuda"), help="of the part speed"
+    )
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"there is no part {unknown.pop()!r}; {', '.join(PARTS)} are expected.")
@@ -71,7 +76,7 @@ def main() -> None:
     others, versions = peers()
     for name, version in versions.items():
         print(f"{name}: {version}", flush=True)
-    results: dict[str, Any] = {"machine": machine(), "libraries": versions}
+    results: dict[str, Any] = {"machine": machine(options.device), "libraries": versions}
     parts = options.parts or PARTS
     if set(parts) != set(PARTS):
         held = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else results
@@ -79,7 +84,7 @@ def main() -> None:
             parser.error("results.json is of another machine or other versions; measure all parts.")
         results = {**held, **results}
     measure = {
-        "speed": lambda: speed({**OURS, **HALF, **others}, options.rounds),
+        "speed": lambda: speed({**OURS, **HALF, **others}, options.rounds, options.device),
         "growth": growth.growth,
         "startup": growth.startup,
         "processes": growth.processes,

@@ -100,8 +100,9 @@ def art(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
 
     classes = model(x[:1]).shape[1]
     shape = tuple(x.shape[1:])
+    kind = "gpu" if x.is_cuda else "cpu"
     wrapped = PyTorchClassifier(
-        model, nn.CrossEntropyLoss(), shape, classes, clip_values=(0, 1), device_type="cpu"
+        model, nn.CrossEntropyLoss(), shape, classes, clip_values=(0, 1), device_type=kind
     )
     size = step_size(eps, steps)
     if steps == 1:
@@ -111,7 +112,7 @@ def art(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
             wrapped, eps=eps, eps_step=size, max_iter=steps, num_random_init=1,
             batch_size=len(x), verbose=False,
         )  # fmt: skip
-    return lambda x, y: torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+    return lambda x, y: torch.from_numpy(attack.generate(x.cpu().numpy(), y.cpu().numpy())).to(x)
 
 
 def captum(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:

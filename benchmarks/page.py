@@ -27,8 +27,9 @@ the same number of gradients? `make bench` measures both on your machine and wri
 ## Time beside a bare loop
 
 Each number is a time divided by that of the **floor**: a bare loop of forward pass, gradient with
-respect to the input, and step in place, on a frozen model. All ran in one process, one after the other
-in each round. The table shows the median over the rounds and the quartiles. Less is better.
+respect to the input, and step in place, on a frozen model. All ran in one process, once in each round,
+in an order drawn anew. The table shows the median over the rounds and the quartiles. Less is better.
+*floor, again* is the floor as one of the contestants: what its line differs from 1 is noise.
 
 A model's parameters require gradients unless its owner froze them. A library that calls
 `loss.backward()` then computes the gradients of all weights as well, and pays for it. The two columns

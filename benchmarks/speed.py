@@ -1,5 +1,7 @@
 """Time, as a ratio to the bare loop: in one process, interleaved, medians and spread."""
 
+import math
+import random
 import time
 from collections.abc import Mapping
 from statistics import median, quantiles
@@ -10,19 +12,26 @@ import torch
 from benchmarks.contestants import Attack, Make, floor
 from benchmarks.workloads import Workload
 
+LEAST = 0.3
+"""Seconds that one measurement takes at least: what is shorter is repeated."""
+FLOOR, AGAIN = "floor", "floor, again"
+"""The floor, and the same as one of the contestants: how far that is from 1 is the noise."""
 
-def _seconds(attack: Attack, load: Workload) -> float:
+
+def _seconds(attack: Attack, load: Workload, repeats: int = 1) -> float:
+    """Of one call, on average over `repeats`."""
     start = time.perf_counter()
-    attack(load.x, load.y)
+    for _ in range(repeats):
+        attack(load.x, load.y)
     if load.x.is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / repeats
 
 
 def race(
     load: Workload, contestants: Mapping[str, Make], steps: int, *, rounds: int, frozen: bool
 ) -> dict[str, dict[str, Any]]:
-    """Each contestant once a round, in turn; its time over that of the floor in the same round.
+    """Each contestant once a round, in an order drawn anew; its time over that of the floor there.
 
     Parameters
     ----------
@@ -41,30 +50,32 @@ def race(
     Returns
     -------
     dict
-        For each name the median ratio, its quartiles, and the median in seconds.
+        For each name the median ratio, its quartiles, and the median in seconds; the floor twice,
+        the second time as a contestant.
     """
     load.model.requires_grad_(False)
-    bare = floor(load.model, load.x, load.eps, steps)
-    attacks = {}
+    attacks = {FLOOR: floor(load.model, load.x, load.eps, steps)}
+    attacks[AGAIN] = floor(load.model, load.x, load.eps, steps)
     for name, make in contestants.items():
         load.model.requires_grad_(not frozen)
         attacks[name] = make(load.model, load.x, load.eps, steps)
-    ratios: dict[str, list[float]] = {name: [] for name in attacks}
-    seconds: dict[str, list[float]] = {name: [] for name in ["floor", *attacks]}
+    seconds: dict[str, list[float]] = {name: [] for name in attacks}
+    order, shuffle = list(attacks), random.Random(0).shuffle
+    repeats = 1
     for turn in range(rounds + 1):
-        load.model.requires_grad_(False)
-        base = _seconds(bare, load)
-        load.model.requires_grad_(not frozen)
-        times = {name: _seconds(attack, load) for name, attack in attacks.items()}
-        load.model.zero_grad(set_to_none=True)
+        shuffle(order)
+        for name in order:
+            load.model.requires_grad_(not (frozen or name in (FLOOR, AGAIN)))
+            seconds[name].append(_seconds(attacks[name], load, repeats))
+            load.model.zero_grad(set_to_none=True)
         if turn == 0:
-            continue
-        seconds["floor"].append(base)
-        for name, spent in times.items():
-            ratios[name].append(spent / base)
-            seconds[name].append(spent)
-    result: dict[str, dict[str, Any]] = {"floor": _summary([1.0] * rounds, seconds["floor"])}
-    return result | {name: _summary(ratios[name], seconds[name]) for name in attacks}
+            repeats = math.ceil(LEAST / seconds[FLOOR].pop())
+            seconds = {name: [] for name in attacks}
+    base = seconds[FLOOR]
+    return {
+        name: _summary([own / bare for own, bare in zip(spent, base, strict=True)], spent)
+        for name, spent in seconds.items()
+    }
 
 
 def _summary(ratios: list[float], seconds: list[float]) -> dict[str, Any]:

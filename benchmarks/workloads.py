@@ -1,4 +1,4 @@
-"""What is attacked: three networks of three sizes, with pictures and classes drawn from a seed."""
+"""What is attacked: networks of several sizes, with pictures and classes drawn from a seed."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from advlib.models.architectures import SignNet
 from advlib.models.published import RELEASES
 
 
@@ -20,29 +21,44 @@ class Workload(NamedTuple):
     steps: int
 
 
-def resnet18(classes: int) -> nn.Module:
-    """Torchvision's ResNet-18, untrained."""
+def resnet(layers: int, classes: int) -> Callable[[], nn.Module]:
+    """What builds torchvision's ResNet of so many layers, untrained."""
     from torchvision import models
 
-    return models.resnet18(weights=None, num_classes=classes)
+    build = {18: models.resnet18, 50: models.resnet50}[layers]
+    return lambda: build(weights=None, num_classes=classes)
 
 
 def _make(
-    name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], steps: int, classes: int
+    name: str,
+    build: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    steps: int,
+    classes: int,
+    device: torch.device,
 ) -> Workload:
     torch.manual_seed(0)
-    model = build().eval()
-    x = torch.rand(shape)
-    return Workload(name, model, x, torch.arange(len(x)) % classes, 8 / 255, steps)
+    model, x = build().eval().to(device), torch.rand(shape).to(device)
+    y = torch.arange(len(x), device=device) % classes
+    return Workload(name, model, x, y, 8 / 255, steps)
 
 
-def workloads() -> list[Workload]:
-    """Small, middle and large."""
+def workloads(device: torch.device | str = "cpu") -> list[Workload]:
+    """Small, middle and large; on CUDA batches of many sizes and a larger network beside them."""
+    device = torch.device(device)
     mnist = RELEASES["wong-mnist"]  # its layers; the weights are drawn anew
-    return [
-        _make("small CNN, 256 pictures of 1x28x28", mnist.build, (256, 1, 28, 28), 40, 10),
-        _make("ResNet-18, 64 pictures of 3x32x32", lambda: resnet18(10), (64, 3, 32, 32), 10, 10),
-        _make(
-            "ResNet-18, 8 pictures of 3x224x224", lambda: resnet18(100), (8, 3, 224, 224), 10, 100
-        ),
+    loads = [
+        ("small CNN, 256 pictures of 1x28x28", mnist.build, (256, 1, 28, 28), 40, 10),
+        ("sign network, 64 pictures of 3x64x64", SignNet, (64, 3, 64, 64), 10, 16),
+        ("ResNet-18, 64 pictures of 3x32x32", resnet(18, 10), (64, 3, 32, 32), 10, 10),
+        ("ResNet-18, 8 pictures of 3x224x224", resnet(18, 100), (8, 3, 224, 224), 10, 100),
     ]
+    if device.type == "cuda":
+        loads += [
+            (f"ResNet-18, {n} pictures of 3x32x32", resnet(18, 10), (n, 3, 32, 32), 10, 10)
+            for n in (1, 8, 512, 4096)
+        ]
+        loads.append(
+            ("ResNet-50, 64 pictures of 3x224x224", resnet(50, 1000), (64, 3, 224, 224), 10, 1000)
+        )
+    return [_make(*load, device) for load in loads]

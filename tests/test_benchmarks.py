@@ -1,15 +1,16 @@
 """The benchmark: it times what it says, and the page says what it measured and nothing else."""
 
 import json
+import time
 
 import pytest
 import torch
 from torch import nn
 
 from benchmarks import __main__ as command
-from benchmarks import contestants, growth, page
-from benchmarks.speed import race
-from benchmarks.workloads import Workload
+from benchmarks import contestants, growth, page, speed
+from benchmarks.speed import AGAIN, FLOOR, race
+from benchmarks.workloads import Workload, workloads
 
 
 def load() -> Workload:
@@ -40,12 +41,27 @@ def test_a_race_reports_every_contestant_beside_the_floor() -> None:
     case = load()
     slow = contestants.OURS | {"asleep": lambda *_: lambda x, y: x.sort().values @ x.sort().values}
     rows = race(case, slow, 3, rounds=3, frozen=False)
-    assert list(rows) == ["floor", *slow]
-    assert rows["floor"]["ratio"] == 1
+    assert list(rows) == [FLOOR, AGAIN, *slow]
+    assert rows[FLOOR]["ratio"] == 1 and rows[FLOOR]["quartiles"] == [1, 1]
     for row in rows.values():
         low, high = row["quartiles"]
         assert 0 < low <= row["ratio"] <= high and row["seconds"] >= 0
     assert all(parameter.requires_grad for parameter in case.model.parameters())
+
+
+def test_what_is_short_is_repeated_and_the_time_is_that_of_one_call(monkeypatch) -> None:
+    case, calls = load(), []
+
+    def nap(x, y):
+        calls.append(1)
+        time.sleep(0.02)
+        return x
+
+    monkeypatch.setattr(speed, "floor", lambda *_: nap)
+    monkeypatch.setattr(speed, "LEAST", 0.1)
+    rows = race(case, {"nap": lambda *_: nap}, 3, rounds=2, frozen=True)
+    assert len(calls) > 3 + 2 * 3 * 2  # once to warm up, then several times in each round
+    assert rows["nap"]["seconds"] == pytest.approx(0.02, rel=0.5)
 
 
 def test_the_slope_is_the_power_of_the_growth() -> None:
@@ -59,7 +75,7 @@ def test_the_page_is_written_from_the_stored_measurements() -> None:
     assert page.PAGE.read_text(encoding="utf-8") == page.text(stored)
     assert set(stored) == {"machine", "libraries", *command.PARTS}
     for table in stored["speed"]:
-        assert {"floor", *contestants.OURS, *contestants.HALF} <= set(table["rows"])
+        assert {FLOOR, AGAIN, *contestants.OURS, *contestants.HALF} <= set(table["rows"])
     assert set(stored["libraries"]) == set(contestants.OTHERS)
 
 
@@ -86,3 +102,16 @@ def test_a_part_alone_needs_the_rest_of_the_same_machine(monkeypatch, tmp_path, 
     with pytest.raises(SystemExit):
         command.main()
     assert "another machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_workload_is_a_model_that_takes_its_batch(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device: torch.cuda.is_available() is False")
+    loads = workloads(device)
+    assert len({load.name for load in loads}) == len(loads)
+    for load in loads:
+        assert f"{len(load.x)} pictures of {'x'.join(map(str, load.x.shape[1:]))}" in load.name
+        with torch.no_grad():
+            logits = load.model(load.x[:2])
+        assert logits.device.type == device and int(load.y.max()) < logits.shape[1]
