@@ -20,6 +20,12 @@ ABSOLUTE_PATH = re.compile(
     r"(?<![\w.:/])/(?:home|root|work|tmp|usr|var|opt|mnt|Users|content|private)/[\w.-]+"
     r"|\b[A-Z]:\\\\?[\w.-]+"
 )
+# How a key for GitHub, Hugging Face or Amazon begins, and any private key.
+SECRET = re.compile(
+    r"\b(?:gh[pousr]_|github_pat_|hf_)\w{16}|\bAKIA[0-9A-Z]{12}|-----BEGIN [A-Z ]*KEY"
+)
+CODE = ("_esm", "_css")
+"""What a widget's state holds of the package's own scripts and styles."""
 PROGRESS = re.compile(r"\d+%\|.*\|")
 METADATA = {"kernelspec", "language_info", "mystnb", "widgets"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -120,10 +126,17 @@ def test_no_complaint_and_no_progress_bar_is_stored(lesson: dict[str, Any]) -> N
 
 
 def test_no_path_of_a_machine_is_stored(lesson: dict[str, Any]) -> None:
-    for index, cell in code_cells(lesson):
-        for output in cell["outputs"]:
-            found = ABSOLUTE_PATH.search(texts(output) + strings(output.get("traceback", "")))
-            assert found is None, f"cell {index}: {found and found[0]}"
+    for index, cell in enumerate(lesson["cells"]):
+        said = strings(cell["source"])
+        for output in cell.get("outputs", []):
+            said += texts(output) + strings(output.get("traceback", ""))
+        found = ABSOLUTE_PATH.search(said) or SECRET.search(said)
+        assert found is None, f"cell {index}: {found and found[0]}"
+    states = lesson["metadata"]["widgets"][seals.STATE]["state"]
+    for name, model in states.items():
+        shown = {key: value for key, value in model["state"].items() if key not in CODE}
+        found = ABSOLUTE_PATH.search(strings(shown)) or SECRET.search(strings(model))
+        assert found is None, f"widget {name}: {found and found[0]}"
 
 
 def test_every_picture_has_its_text(lesson: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The set-up: what is pinned, what is promised to others' environments, what is packed."""
 
 import re
+import subprocess
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from test_notebooks import SECRET
+
+import advlib
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -85,12 +89,27 @@ def test_the_weights_and_scripts_are_packed() -> None:
         assert any(inside.match(pattern) for pattern in packed[package]), path
 
 
-def test_no_file_names_a_machine() -> None:
-    """What is committed holds no absolute path of a home or a workplace."""
-    suffixes = {".py", ".md", ".yml", ".toml", ".txt", ".css", ".js", ".cff", ".bib"}
-    folders = ("advlib", "book", "tests", "notebooks", ".github")
-    files = [p for name in folders for p in (ROOT / name).glob("**/*") if p.suffix in suffixes]
-    files += [p for p in ROOT.glob("*") if p.suffix in suffixes]
+def committed() -> list[Path]:
+    """Return the files that git keeps, and the new ones that it would."""
+    command = ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return [ROOT / name for name in names if (ROOT / name).is_file()]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone: nothing is to be committed")
+def test_no_file_names_a_machine_or_holds_a_key() -> None:
+    """What is committed holds no absolute path of a home or a workplace, and no secret."""
+    files = committed()
+    assert {".py", ".ipynb", ".json", ".mjs", ".cjs"} <= {path.suffix for path in files}
     for path in files:
-        found = re.search(r"(?<![\w.])/(?:home|root|work)/\w+", path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        if b"\0" in content:  # pictures and weights
+            continue
+        text = content.decode()
+        found = re.search(r"(?<![\w.])/(?:home|root|work)/\w+", text) or SECRET.search(text)
         assert found is None, f"{path}: {found and found[0]}"
+
+
+def test_the_version_is_the_same_wherever_it_stands() -> None:
+    cited = re.search(r"(?m)^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited and cited[1] == PROJECT["project"]["version"] == advlib.__version__

@@ -104,6 +104,18 @@ def stored_path(lesson: Lesson) -> None:
     cell["outputs"].append({"output_type": "stream", "name": "stdout", "text": text})
 
 
+def path_in_widget(lesson: Lesson) -> None:
+    _explorer(lesson)["state"]["data"]["title"] = "/".join(["", "home", "somebody", "x.py"])
+
+
+def path_in_source(lesson: Lesson) -> None:
+    lesson["cells"][-1]["source"] += ["/".join(["see ", "Users", "somebody", "x.py"])]
+
+
+def token_in_text(lesson: Lesson) -> None:
+    lesson["cells"][-1]["source"] += ["hf_" + "a" * 34]
+
+
 def edited_number(lesson: Lesson) -> None:
     cell = next(
         cell
@@ -158,6 +170,9 @@ NOTICED: dict[Callable[[Lesson], None], str] = {
     swallowed_exception: "test_no_error_is_stored_unless_announced",
     stored_warning: "test_no_complaint_and_no_progress_bar_is_stored",
     stored_path: "test_no_path_of_a_machine_is_stored",
+    path_in_widget: "test_no_path_of_a_machine_is_stored",
+    path_in_source: "test_no_path_of_a_machine_is_stored",
+    token_in_text: "test_no_path_of_a_machine_is_stored",
     edited_number: "test_every_cell_is_as_it_was_executed",
     swapped_figures: "test_every_cell_is_as_it_was_executed",
     edited_source: "test_every_cell_is_as_it_was_executed",
