@@ -91,6 +91,23 @@ def test_the_opening_state_tells_the_story(opening):
     assert robust[at][opening["y"]] > 0.9
 
 
+def _module(name: str) -> str:
+    return (lab.MODULES / f"{name}.mjs").read_text(encoding="utf-8")
+
+
+def test_the_page_has_the_stops_for_which_the_opening_state_is_stored(opening):
+    settings = _module("settings")
+    (stops,) = re.findall(r"STOPS = (\d+);", settings)
+    (linf,) = re.findall(r"linf: .* eps: \(stop\) => stop / (\d+),", settings)
+    assert [stop / int(linf) for stop in range(int(stops))] == lab.EPS
+    assert 0 <= opening["eps"] < int(stops)
+
+
+def test_the_page_says_how_much_it_fetches():
+    (said,) = re.findall(r"on their way \((.*?)\)", _module("panel"))
+    assert said == f"{len(lab.weights()) / 1e6:.1f} MB"
+
+
 def test_the_scripts_are_one_function_and_the_worker_is_inside():
     sources = [(lab.MODULES / f"{name}.mjs").read_text(encoding="utf-8") for name in lab.ORDER]
     script = lab.bundle(sources, "const progress = {};")

@@ -1,8 +1,8 @@
 """The Live Lab: the directive ``{live-lab}`` puts it into a page.
 
-book/lab.py writes its files into ``_static/lab`` when the book is built. The page itself holds the
-opening state as data, and a picture with one sentence for readers without scripts. The script is
-loaded right behind it, so that what follows does not move.
+book/_ext/lab.py writes its files into ``_static/lab`` when the book is built. The page itself holds
+the opening state as data, and a picture with one sentence for readers without scripts. The script
+is loaded right behind it, so that what follows does not move.
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@
 Most tests open a small page that holds one lab or two, made by the book's own extension.
 """
 
+import base64
+import gzip
 import json
 import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -85,11 +88,17 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def opening() -> dict[str, Any]:
+    """Return what a lab shows before its networks are there."""
+    return lab.opening()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, opening: dict[str, Any]) -> Path:
     """Return a folder with the lab's files and pages that hold one lab and two."""
     root = tmp_path_factory.mktemp("lab")
     folder = root / live_lab.FOLDER
-    alt, opening = lab.write(folder), lab.opening()
+    alt = lab.write(folder)
     for module in lab.MODULES.iterdir():
         shutil.copy(module, folder)
     shutil.copy(Path(base.__file__).parent / "widgets.css", root / "_static")
@@ -107,13 +116,46 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def served(site: Path) -> Iterator[str]:
-    """Serve the small pages and return their address."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site))) as server:
+class _Packed(_Quiet):
+    """Sends text packed and keeps connections open, as the hosts of pages do."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        file = Path(self.translate_path(self.path))
+        if file.suffix not in (".html", ".css", ".js"):
+            super().do_GET()
+            return
+        body = gzip.compress(file.read_bytes())
+        self.send_response(200)
+        self.send_header("Content-Type", self.guess_type(str(file)))
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def _serving(folder: Path, handler: type[SimpleHTTPRequestHandler]) -> Iterator[str]:
+    answer = partial(handler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), answer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def served(site: Path) -> Iterator[str]:
+    """Serve the small pages and return their address."""
+    with _serving(site, _Quiet) as address:
+        yield address
+
+
+@pytest.fixture
+def packed(book: Path) -> Iterator[str]:
+    """Serve the book as a host of pages does, and return its address."""
+    with _serving(book, _Packed) as address:
+        yield address
 
 
 @pytest.fixture
@@ -265,10 +307,48 @@ def test_noise_has_the_size_it_says(served, visit, norm):
         assert np.linalg.norm(delta) == pytest.approx(eps)
 
 
-# -- speed, in processor time of the page's own thread: other work on this machine does not count
+# -- speed
+
+FRESH_PGD = """async (norm) => {
+  const click = (label) => [...document.querySelectorAll(".advlib-segments label")]
+    .find((element) => element.innerText === label).click();
+  const frame = () => new Promise((go) => requestAnimationFrame(go));
+  if (norm !== "L∞") click(norm);
+  const clicked = performance.now();
+  click("PGD");
+  await frame();
+  const columns = [...document.querySelectorAll(".lab-column")];
+  const waited = columns.map((column) => column.classList.contains("lab-stale") ? null : 0);
+  while (waited.includes(null)) {
+    await frame();
+    columns.forEach((column, n) => {
+      if (!column.classList.contains("lab-stale")) waited[n] ??= performance.now() - clicked;
+    });
+  }
+  return waited;
+}"""
+
+
+@pytest.mark.parametrize("norm", ["L∞", "L2"])
+def test_ten_steps_of_pgd_take_less_than_a_second(served, visit, norm):
+    """From the click until both networks have answered, in a fresh page.
+
+    This is time on the clock, and other work may keep the machine busy: the best of a few counts.
+    """
+    page = visit(f"{served}one.html")
+    best = {name: np.inf for name in lab.NETWORKS}
+    for _ in range(6):
+        waited = ready(page).evaluate(FRESH_PGD, norm)
+        assert min(waited) > 0
+        best = {name: min(best[name], new) for name, new in zip(best, waited, strict=True)}
+        if max(best.values()) < 1000:
+            break
+        page.reload()
+    assert max(best.values()) < 1000, best
 
 
 def _thread_time(page: Any) -> Callable[[], float]:
+    """Return a clock of the page's own thread: other work on this machine does not count."""
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
 
@@ -279,35 +359,31 @@ def _thread_time(page: Any) -> Callable[[], float]:
     return seconds
 
 
-def test_ten_steps_of_pgd_take_less_than_a_second(served, visit):
-    page = visit(f"{served}one.html")
-    task = {"attack": "pgd", "norm": "linf", "eps": 4 / 255, "steps": 10, "y": 0}
-    sent = {"network": "standard", "x": [90, 120, 150] * 64 * 64, "task": task}
-    page.evaluate(ATTACK, sent)
-    seconds = _thread_time(page)
-    before = seconds()
-    page.evaluate(ATTACK, sent)
-    assert seconds() - before < 1
+FRAME = """(stop) => {
+  const slider = document.querySelector("input[type=range]");
+  slider.value = stop;
+  slider.dispatchEvent(new Event("input", { bubbles: true }));
+  return new Promise((go) => requestAnimationFrame(() => go()));
+}"""
 
 
-def test_a_dragged_slider_leaves_time_for_sixty_frames_a_second(served, visit):
-    page = ready(visit(f"{served}one.html"))
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_dragged_slider_leaves_time_for_sixty_frames_a_second(served, visit, width):
+    page = ready(visit(f"{served}one.html", viewport={"width": width, "height": 844}))
     pick(page, "PGD")
     slider = page.get_by_role("slider", name="epsilon")
     for stop in range(13):  # all are computed before the clock runs
         slider.fill(str(stop))
         settled(page)
     seconds = _thread_time(page)
-    before = seconds()
-    page.evaluate("""async () => {
-      const slider = document.querySelector('input[type=range]');
-      for (let i = 0; i < 120; i++) {
-        slider.value = i % 13;
-        slider.dispatchEvent(new Event("input", { bubbles: true }));
-        await new Promise((go) => requestAnimationFrame(go));
-      }
-    }""")
-    assert (seconds() - before) / 120 < 1 / 60
+    frames = []
+    for i in range(104):
+        before = seconds()
+        page.evaluate(FRAME, i % 13)
+        frames.append(seconds() - before)
+    assert np.quantile(frames, 0.95) < 1 / 60
+    assert max(frames) < 0.05
+    assert min(frames) > 0
     assert page.locator(".lab-stale").count() == 0
 
 
@@ -354,6 +430,94 @@ def test_the_opening_state_needs_no_network(served, visit):
     pick(page, "PGD")
     hears(page, "[role=status]", "The networks are on their way")
     assert page.locator(".lab-stale").count() == 2
+
+
+DRAWN = """() => {
+  const values = (canvas) => Array.from(canvas.getContext("2d").getImageData(0, 0, 64, 64).data)
+    .filter((_, i) => i % 4 !== 3);
+  const chart = document.querySelector(".advlib-chart");
+  const [bottom, , top] = [...chart.querySelectorAll("line.advlib-grid")].map((line) => {
+    return { at: Number(line.getAttribute("y1")), value: Number(line.nextSibling.textContent) };
+  });
+  const loss = (point) => {
+    const share = (bottom.at - Number(point.split(",")[1])) / (bottom.at - top.at);
+    return share * top.value;
+  };
+  const wide = (element) => element.getBoundingClientRect().width;
+  return [...document.querySelectorAll(".lab-column")].map((column, n) => {
+    const [picture, change] = [...column.querySelectorAll("canvas")].map(values);
+    const bars = [...column.querySelectorAll(".lab-bar")].map((bar) => [
+      bar.querySelector(".lab-class").textContent,
+      wide(bar.querySelector(".advlib-fill")) / wide(bar.querySelector(".advlib-track")),
+      bar.querySelector(".advlib-value").textContent,
+    ]);
+    const curve = chart.querySelectorAll("svg[role=img] polyline")[n];
+    const points = curve.getAttribute("points").split(" ");
+    const across = points.map((point) => Number(point.split(",")[0]));
+    return { picture, change, bars, across, losses: points.map(loss) };
+  });
+}"""
+
+
+def _check_drawn(
+    column: dict[str, Any],
+    x: np.ndarray,
+    x_adv: np.ndarray,
+    probabilities: Any,
+    losses: list[float],
+) -> None:
+    """Compare what a column shows with pictures in [0, 255], channels last, and with numbers."""
+    picture, change = (np.array(column[name]) for name in ("picture", "change"))
+    # A canvas rounds. Where the gradient is all but 0, its sign is anyone's.
+    assert (np.abs(picture - x_adv) <= 1).mean() > 0.999
+    expected = (127.5 + 10 * (x_adv - x)).clip(0, 255)
+    assert (np.abs(change - expected) <= 1).mean() > 0.999
+    names, widths, said = zip(*column["bars"], strict=True)
+    order = np.argsort(-np.asarray(probabilities))[:3]
+    assert names[0] == signs.CLASS_NAMES[order[0]]
+    for name, width, text in zip(names, widths, said, strict=True):
+        share = float(probabilities[signs.CLASS_NAMES.index(name)])
+        assert width == pytest.approx(share, abs=0.01)
+        assert float(text.strip("<> %")) == pytest.approx(100 * share, abs=0.11)
+    np.testing.assert_allclose(column["losses"], losses, atol=0.01)
+    np.testing.assert_allclose(np.diff(column["across"]), np.diff(column["across"])[0])
+
+
+def test_what_is_drawn_first_is_the_stored_result(served, visit, opening):
+    page = visit(f"{served}one.html", prepare=lambda p: p.route("**/weights.bin*", lambda r: None))
+    x = np.frombuffer(base64.b64decode(opening["pixels"]), np.uint8).astype(float)
+    settled(page)
+    for column, stored in zip(page.evaluate(DRAWN), opening["networks"].values(), strict=True):
+        direction = np.frombuffer(base64.b64decode(stored["direction"]), np.int8)
+        x_adv = (x + 4 * direction).clip(0, 255)
+        _check_drawn(column, x, x_adv, stored["probabilities"][4], stored["losses"])
+        # FGSM with 4/255: grey, 40 brighter or darker, but for pixels that met the box.
+        free = (x >= 4) & (x <= 251) & (direction != 0)
+        assert free.mean() > 0.5
+        assert set(np.array(column["change"])[free]) <= {87, 88, 167, 168}
+
+
+@pytest.mark.parametrize("norm", ["L∞", "L2"])
+def test_what_is_drawn_is_what_advlib_finds(served, visit, norm):
+    page = ready(visit(f"{served}one.html"))
+    page.get_by_role("radio", name="yield", exact=True).check(force=True)
+    pick(page, norm)
+    pick(page, "PGD")
+    page.get_by_role("slider", name="epsilon").fill("3")
+    settled(page)
+    eps, kind = {"L∞": (3 / 255, "linf"), "L2": (0.75, "l2")}[norm]
+    place = signs.CLASS_NAMES.index("yield") * lab.PICTURES_PER_CLASS
+    x, y = (part[place : place + 1] for part in lab.pictures())
+    x = (x.double() * 255).round() / 255
+    for column, title in zip(page.evaluate(DRAWN), lab.NETWORKS.values(), strict=True):
+        model = advlib.models.load(title).double()
+        losses: list[float] = []
+        x_adv = advlib.pgd(
+            model, x, y, eps, norm=kind, steps=10, random_start=False,
+            on_step=lambda *seen, losses=losses: losses.append(float(seen[3])),
+        )  # fmt: skip
+        pictures = [255 * _channels_last(part).ravel() for part in (x, x_adv)]
+        _check_drawn(column, *pictures, model(x_adv).softmax(1)[0].detach(), losses)
 
 
 def test_the_keyboard_does_it_all(served, visit):
@@ -429,20 +593,26 @@ def test_what_follows_the_lab_does_not_move(served, visit):
 
 def test_a_round_counts_whose_errors_are_more(served, visit):
     page = ready(visit(f"{served}one.html"))
-    page.get_by_text("You against the network").click()
-    page.get_by_role("button", name="Begin").click()
+    page.get_by_text("You against the network").focus()
+    for key in ("Enter", "Tab", "Enter"):
+        page.keyboard.press(key)
     options = page.locator(".lab-option")
     for number in range(1, 21):
         page.get_by_text(f"Sign {number} of 20").wait_for()
         assert len(set(options.all_inner_texts())) == 4
-        options.first.focus()
+        # The keyboard came along when the button made place for the sign.
+        assert options.first.evaluate("e => e === document.activeElement")
         page.keyboard.press("Enter")
     result = page.locator(".lab-said")
-    page.get_by_role("button", name="Play again").wait_for()
+    again = page.get_by_role("button", name="Play again")
+    again.wait_for()
+    assert again.evaluate("e => e === document.activeElement")
     yours, its = map(int, re.findall(r"on (\d+)", result.inner_text()))
     assert its >= 15  # PGD within 8/255 on a network that nobody protected
     assert 0 < yours <= 20  # the first button, whatever it said
     assert "Sign 20 was" in result.inner_text()
+    whose = {yours > its: "You err more.", yours < its: "The network errs more."}
+    assert result.inner_text().endswith(whose.get(True, "You err equally often."))
 
 
 def test_a_round_that_cannot_be_played_says_so(served, visit):
@@ -453,12 +623,37 @@ def test_a_round_that_cannot_be_played_says_so(served, visit):
     )
     page.get_by_role("alert").wait_for()
     page.get_by_text("You against the network").click()
-    page.get_by_role("button", name="Begin").click()
-    page.get_by_text("cannot be played now").wait_for()
+    begin(page)
+    page.get_by_text("This round cannot be played now. The server answered 404.").wait_for()
+
+
+def test_a_fault_in_a_round_is_told_from_a_network_that_did_not_come(served, visit):
+    page = ready(visit(f"{served}one.html"))
+    page.evaluate("() => { Math.random = () => { throw new Error('no chance') } }")
+    with page.expect_console_message(lambda said: "no chance" in said.text):
+        begin(page)
+    page.get_by_text("cannot be played now. A script failed here").wait_for()
+
+
+def test_two_labs_keep_scores_of_their_own(served, visit):
+    page = visit(f"{served}two.html", viewport={"width": 1280, "height": 5000})
+    first, second = page.locator(".lab-round").all()
+    begin(first)
+    play(first, 1, 1)
+    first.get_by_text("Sign 2 of 20").wait_for()
+    begin(second)
+    play(second, 1, 2)
+    second.get_by_text("Sign 3 of 20").wait_for()
+    page.reload()
+    first.get_by_text("You against the network").click()
+    second.get_by_text("You against the network").click()
+    assert first.get_by_role("button", name="Go on with sign 2").is_visible()
+    assert second.get_by_role("button", name="Go on with sign 3").is_visible()
 
 
 def begin(page: Any, name: str = "Begin") -> None:
-    if not page.locator(".lab-round").evaluate("e => e.open"):
+    """Begin a round, in a page or in one lab's part of it."""
+    if not page.locator(".lab-option").first.evaluate("e => e.closest('details').open"):
         page.get_by_text("You against the network").click()
     page.get_by_role("button", name=name).click()
 
@@ -519,7 +714,10 @@ def test_scores_that_are_none_count_as_none(served, visit):
 # -- the reader's own picture
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Write files that a reader may choose; return them by name."""
+    folder = tmp_path_factory.mktemp("pictures")
     ramp = np.tile(np.linspace(0, 255, 200, dtype=np.uint8), (120, 1))
     colour = np.stack([ramp, ramp[:, ::-1], ramp // 2], -1)
     clear = np.dstack([colour, ramp])
@@ -531,14 +729,41 @@ def _pictures(folder: Path) -> dict[str, Path]:
     Image.fromarray(colour).convert("CMYK").save(folder / "cmyk.jpg")
     Image.fromarray(colour[:1, :1].copy()).save(folder / "dot.png")
     Image.new("1", (16_000, 16_000)).save(folder / "huge.png")
+    Image.new("1", (10_000, 9_999), 1).save(folder / "large.png")
+    wide = np.tile(np.linspace(0, 255, 1500, dtype=np.uint8), (1500, 1))
+    Image.fromarray(np.dstack([wide] * 4)).save(folder / "wide.png")
     whole = (folder / "plain.jpg").read_bytes()
-    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 3])
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    (folder / "stump.jpg").write_bytes(whole[: len(whole) // 3])
     (folder / "wrong.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 400)
     (folder / "text.txt").write_text("not a picture")
     (folder / "empty.png").write_bytes(b"")
     with (folder / "heavy.png").open("wb") as file:
         file.truncate(61_000_000)
     return {path.name: path for path in folder.iterdir()}
+
+
+def _as_pillow_sees_it(path: Path) -> np.ndarray:
+    """Read the middle square, on white, in 64 x 64 pixels from 0 to 255."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGBA" if path.stem == "clear" else "RGB")
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    image = image.crop((left, top, left + side, top + side))
+    small = image.resize((64, 64), Image.Resampling.BOX).convert("RGBA")
+    white = Image.new("RGBA", small.size, "white")
+    return np.asarray(Image.alpha_composite(white, small).convert("RGB"), float)
+
+
+def _check_shown(page: Any, expected: np.ndarray) -> None:
+    """Compare the picture that the networks read, without a change, with `expected`."""
+    slider = page.get_by_role("slider", name="epsilon")
+    slider.fill("0")
+    settled(page)
+    shown = np.array(page.evaluate(DRAWN)[0]["picture"]).reshape(64, 64, 3)
+    assert np.abs(shown - expected).max() <= 3  # each rounds and averages in its own way
+    slider.fill("4")
+    settled(page)
 
 
 @pytest.mark.parametrize(
@@ -552,13 +777,14 @@ def _pictures(folder: Path) -> dict[str, Path]:
         ("dot.png", "resized"),
     ],
 )
-def test_a_picture_of_any_kind_is_attacked(served, visit, tmp_path, name, said):
+def test_a_picture_of_any_kind_is_attacked(served, visit, pictures, name, said):
     page = ready(visit(f"{served}one.html"))
-    page.locator("input[type=file]").set_input_files(_pictures(tmp_path)[name])
+    page.locator("input[type=file]").set_input_files(pictures[name])
     page.get_by_role("combobox", name="it shows").wait_for()
     settled(page)
     assert said in status(page)
     assert "The standard network reads" in status(page)
+    _check_shown(page, _as_pillow_sees_it(pictures[name]))
     page.get_by_role("combobox", name="it shows").select_option("yield")
     pick(page, "PGD")
     settled(page)
@@ -577,12 +803,13 @@ def test_a_picture_of_any_kind_is_attacked(served, visit, tmp_path, name, said):
         ("wrong.png", "could not be read as a picture"),
         ("text.txt", "could not be read as a picture"),
         ("empty.png", "could not be read as a picture"),
+        ("stump.jpg", "could not be read as a picture"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named_in_a_sentence(served, visit, tmp_path, name, said):
+def test_a_file_that_cannot_be_read_is_named_in_a_sentence(served, visit, pictures, name, said):
     page = ready(visit(f"{served}one.html"))
     before = verdicts(page)
-    page.locator("input[type=file]").set_input_files(_pictures(tmp_path)[name])
+    page.locator("input[type=file]").set_input_files(pictures[name])
     page.wait_for_function(
         "t => document.querySelector('[role=status]').textContent.includes(t)", arg=said
     )
@@ -591,11 +818,122 @@ def test_a_file_that_cannot_be_read_is_named_in_a_sentence(served, visit, tmp_pa
     settled(page)
 
 
-def test_a_picture_that_was_cut_short_harms_nothing(served, visit, tmp_path):
-    page = ready(visit(f"{served}one.html"))
-    page.locator("input[type=file]").set_input_files(_pictures(tmp_path)["cut.jpg"])
-    page.wait_for_function("() => document.querySelector('[role=status]').textContent.length > 20")
+def test_a_slider_moved_while_a_picture_is_read_does_not_lose_it(served, visit, pictures):
+    page = ready(visit(f"{served}one.html", script=WATCHED))
+    pick(page, "PGD")
+    page.evaluate("""() => {
+      const slider = document.querySelector("input[type=range]");
+      const { postMessage } = Worker.prototype;
+      Worker.prototype.postMessage = function (message, ...more) {
+        postMessage.call(this, message, ...more);
+        if (message.tasks?.length !== 1) return;  // one question: what does it show?
+        slider.value = 9;
+        slider.dispatchEvent(new Event("input", { bubbles: true }));
+        window.moved = true;
+      };
+    }""")
+    page.locator("input[type=file]").set_input_files(pictures["plain.jpg"])
+    hears(page, "[role=status]", "The standard network reads")
     settled(page)
+    assert page.evaluate("window.moved")
+    assert page.get_by_role("slider", name="epsilon").get_attribute("aria-valuetext") == "9/255"
+    assert page.get_by_role("combobox", name="it shows").is_visible()
+
+
+# The first picture stays undecoded until the test lets it go.
+SLOW_DECODE = """const src = Object.getOwnPropertyDescriptor(HTMLImageElement.prototype, "src");
+Object.defineProperty(HTMLImageElement.prototype, "src", { ...src, set(value) {
+  const go = () => src.set.call(this, value);
+  if (window.release) go(); else window.release = go;
+} })"""
+
+
+@pytest.mark.parametrize("later", ["upload", "file that is none", "pick"])
+def test_what_is_chosen_last_is_shown(served, visit, pictures, later):
+    """However long an earlier picture takes."""
+    page = ready(visit(f"{served}one.html", script=SLOW_DECODE))
+    field = page.locator("input[type=file]")
+    field.set_input_files(pictures["clear.png"])
+    page.wait_for_function("() => window.release")
+    said = ""
+    if later == "pick":
+        page.get_by_role("radio", name="yield", exact=True).check(force=True)
+    elif later == "upload":
+        field.set_input_files(pictures["grey.png"])
+        said = "The standard network reads"
+    else:
+        field.set_input_files(pictures["text.txt"])
+        said = "could not be read as a picture"
+    hears(page, "[role=status]", said)
+    settled(page)
+    before = status(page), page.evaluate(DRAWN)[0]["picture"]
+    page.evaluate("window.release()")
+    page.wait_for_timeout(400)
+    settled(page)
+    assert (status(page), page.evaluate(DRAWN)[0]["picture"]) == before
+
+
+def test_a_picture_waits_for_networks_that_do_not_come_at_once(served, visit, pictures):
+    page = visit(
+        f"{served}one.html",
+        prepare=lambda p: _answer(p, "weights.bin", status=404, body=""),
+        expected="Failed to load resource",
+    )
+    page.get_by_role("alert").wait_for()
+    page.locator("input[type=file]").set_input_files(pictures["grey.png"])
+    hears(page, "[role=status]", "Your picture waits for the networks.")
+    page.get_by_role("alert").wait_for()
+    page.unroute("**/weights.bin*")
+    page.get_by_role("button", name="Try again").click()
+    hears(page, "[role=status]", "The standard network reads")
+
+
+def test_a_sentence_is_written_once_however_often_the_lab_is_drawn(served, visit, pictures):
+    """A screen reader says again what is written again."""
+    page = ready(visit(f"{served}one.html"))
+    page.locator("input[type=file]").set_input_files(pictures["dot.png"])
+    hears(page, "[role=status]", "The standard network reads")
+    settled(page)
+    page.evaluate("""() => {
+      window.written = 0;
+      new MutationObserver((all) => (window.written += all.length))
+        .observe(document.querySelector("[role=status]"), { childList: true });
+    }""")
+    for stop in (0, 1, 2):
+        page.evaluate(FRAME, stop)
+    settled(page)
+    assert page.evaluate("window.written") == 0
+
+
+def test_a_picture_that_was_cut_short_is_shown_as_far_as_it_goes(served, visit, pictures):
+    page = ready(visit(f"{served}one.html"))
+    page.locator("input[type=file]").set_input_files(pictures["cut.jpg"])
+    hears(page, "[role=status]", "64 × 64 pixels, what was transparent became white. The standard")
+    page.get_by_role("slider", name="epsilon").fill("0")
+    settled(page)
+    shown = np.array(page.evaluate(DRAWN)[0]["picture"]).reshape(64, 64, 3)
+    whole = _as_pillow_sees_it(pictures["plain.jpg"])
+    assert np.abs(shown - whole)[:16].max() <= 3
+    assert (shown[-4:] == 255).all()
+
+
+def test_a_picture_just_below_the_limit_is_taken(served, visit, pictures):
+    page = ready(visit(f"{served}one.html"))
+    page.locator("input[type=file]").set_input_files(pictures["large.png"])
+    hears(page, "[role=status]", "Its middle was cut out as a square, it was resized to 64 × 64")
+    _check_shown(page, np.full((64, 64, 3), 255))
+
+
+def test_a_large_picture_is_made_small_before_its_pixels_are_read(served, visit, pictures):
+    page = ready(visit(f"{served}one.html", script="""window.widest = 0;
+      const { getImageData } = CanvasRenderingContext2D.prototype;
+      CanvasRenderingContext2D.prototype.getImageData = function (...all) {
+        window.widest = Math.max(window.widest, all[2]);
+        return getImageData.apply(this, all);
+      }"""))  # fmt: skip
+    page.locator("input[type=file]").set_input_files(pictures["wide.png"])
+    hears(page, "[role=status]", "what was transparent became white")
+    assert page.evaluate("window.widest") == 64
 
 
 @pytest.mark.parametrize(
@@ -605,20 +943,20 @@ def test_a_picture_that_was_cut_short_harms_nothing(served, visit, tmp_path):
         "return {data: crypto.getRandomValues(new Uint8Array(16384))}",
     ],
 )
-def test_a_browser_that_hides_pixels_is_named_in_a_sentence(served, visit, tmp_path, pixels):
+def test_a_browser_that_hides_pixels_is_named_in_a_sentence(served, visit, pictures, pixels):
     hide = f"CanvasRenderingContext2D.prototype.getImageData = () => {{ {pixels} }}"
     page = ready(visit(f"{served}one.html", script=hide))
     before = verdicts(page)
-    page.locator("input[type=file]").set_input_files(_pictures(tmp_path)["plain.jpg"])
+    page.locator("input[type=file]").set_input_files(pictures["plain.jpg"])
     hears(page, "[role=status]", "does not let this page read the picture's pixels")
     assert verdicts(page) == before
 
 
-def test_no_upload_leaves_the_page(served, visit, tmp_path):
+def test_no_upload_leaves_the_page(served, visit, pictures):
     sent = []
     page = ready(visit(f"{served}one.html"))
     page.on("request", lambda request: sent.append(request.url))
-    page.locator("input[type=file]").set_input_files(_pictures(tmp_path)["plain.jpg"])
+    page.locator("input[type=file]").set_input_files(pictures["plain.jpg"])
     page.get_by_role("combobox", name="it shows").wait_for()
     settled(page)
     assert [url for url in sent if not url.startswith("blob:")] == []
@@ -701,6 +1039,7 @@ NO_WORKER = "delete window.Worker"
 WORKER_THROWS = "window.Worker = class { constructor() { throw new Error('forbidden') } }"
 WORKER_FAILS = """window.Worker = class {
   postMessage() {}
+  terminate() { window.ended = (window.ended ?? 0) + 1; }
   constructor() { setTimeout(() => this.onerror(new Event("error"))); }
 }"""
 NO_STORAGE = "Object.defineProperty(window, 'localStorage', {get() { throw new Error('blocked') }})"
@@ -726,6 +1065,8 @@ def test_it_computes_without_worker_storage_and_webgl(served, visit, script):
     begin(page)
     play(page, 1, 2)
     page.get_by_text("Sign 3 of 20").wait_for()
+    if script is WORKER_FAILS:
+        assert page.evaluate("window.ended") == 3  # two of the lab, one of the round
 
 
 def test_without_any_canvas_a_sentence_stands_there(served, visit):
@@ -734,12 +1075,24 @@ def test_without_any_canvas_a_sentence_stands_there(served, visit):
     assert page.get_by_text("after").is_visible()
 
 
-# The page's workers, so that a test can break them.
+# The page's workers, so that a test can break them, and the addresses of their scripts.
 WATCHED = """window.workers = [];
 const Plain = window.Worker;
 window.Worker = class extends Plain {
   constructor(...all) { super(...all); window.workers.push(this); }
-}"""
+  terminate() { this.ended = true; super.terminate(); }
+};
+window.addresses = new Set();
+const { createObjectURL, revokeObjectURL } = URL;
+URL.createObjectURL = (blob) => {
+  const address = createObjectURL.call(URL, blob);
+  window.addresses.add(address);
+  return address;
+};
+URL.revokeObjectURL = (address) => {
+  window.addresses.delete(address);
+  revokeObjectURL.call(URL, address);
+};"""
 WRONG_TASKS = "window.workers.forEach((worker) => worker.postMessage({ ask: 1e9, tasks: 5 }))"
 ENDED = "window.workers.forEach((worker) => worker.dispatchEvent(new ErrorEvent('error')))"
 
@@ -771,14 +1124,80 @@ def test_networks_that_stop_later_say_so_and_start_again(served, visit, fault, s
     assert not alert.is_visible()
 
 
+# The second of two workers is given no layers.
+ONE_FAILS = """let made = 0;
+const { postMessage } = Worker.prototype;
+Worker.prototype.postMessage = function (message, ...more) {
+  if (message.load && ++made === 2) message = { load: { layers: 5 } };
+  postMessage.call(this, message, ...more);
+};"""
+# The first fails as soon as it is ready, while the second has not begun.
+FAILS_EARLY = """let made = 0;
+const { postMessage } = Worker.prototype;
+Worker.prototype.postMessage = function (message, ...more) {
+  const post = (what) => postMessage.call(this, what, ...more);
+  if (message.load && ++made === 2) {
+    setTimeout(post, 1000, message);
+    return;
+  }
+  post(message);
+  if (message.load) post({ ask: 1e9, tasks: 5 });
+};"""
+
+
+@pytest.mark.parametrize("script", [ONE_FAILS, FAILS_EARLY])
+def test_a_network_that_cannot_start_is_heard_and_the_other_one_ends(served, visit, script):
+    page = visit(f"{served}one.html", script=f"{script}\n{WATCHED}")
+    alert = page.get_by_role("alert")
+    alert.wait_for()
+    assert "The network could not run: TypeError" in alert.inner_text()
+    assert page.evaluate("window.workers.map((worker) => worker.ended)") == [True, True]
+
+
+def test_workers_send_short_numbers_and_leave_no_address_behind(served, visit):
+    page = ready(visit(f"{served}one.html", script=WATCHED))
+    page.evaluate("""window.kinds = new Set(); window.workers.forEach((worker) => {
+      worker.addEventListener("message", ({ data }) => {
+        if (data.found) window.kinds.add(data.found.picture.constructor.name);
+      });
+    })""")
+    pick(page, "PGD")
+    settled(page)
+    assert page.evaluate("[...window.kinds]") == ["Float32Array"]  # 31 MB a lab in double precision
+    assert page.evaluate("window.addresses.size") == 0
+
+
+def test_without_worker_an_engine_that_is_stopped_stops(served, visit):
+    page = visit(f"{served}one.html", script=f"""{NO_WORKER};
+      window.engines = new Set();
+      window.breaths = 0;
+      const {{ postMessage }} = MessagePort.prototype;
+      MessagePort.prototype.postMessage = function (message, ...more) {{
+        if (message === null) window.breaths += 1;  // between two gradients
+        if (message?.load) window.engines.add(this);
+        postMessage.call(this, message, ...more);
+      }}""")  # fmt: skip
+    ready(page)
+    pick(page, "PGD")
+    page.wait_for_function("() => window.breaths > 3")
+    page.evaluate("[...window.engines][0].postMessage({ ask: 1e9, tasks: 5 })")
+    page.get_by_role("alert").wait_for()
+    page.wait_for_timeout(200)
+    before = page.evaluate("window.breaths")
+    page.wait_for_timeout(500)
+    assert page.evaluate("window.breaths") == before
+
+
 def test_a_round_whose_network_stops_goes_on_with_the_same_sign(served, visit):
     page = visit(f"{served}one.html", script=WATCHED)
     begin(page)
     play(page, 1, 3)
     page.get_by_text("Sign 4 of 20").wait_for()
+    page.get_by_role("slider", name="epsilon").focus()  # the reader has gone elsewhere
     page.evaluate(WRONG_TASKS)
     said = page.locator(".lab-said", has_text="The network stopped computing (TypeError")
     said.wait_for()
+    assert page.evaluate("document.activeElement.type") == "range"
     assert not page.locator(".lab-table").is_visible()
     begin(page, "Go on with sign 4")
     play(page, 4, 5)
@@ -839,24 +1258,69 @@ def test_weights_that_fail_leave_the_stored_result_and_a_sentence(site, served, 
     assert not alert.is_visible()
 
 
-def test_pictures_that_fail_are_named(served, visit):
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"status": 404}, "The file did not arrive."),
+        ({"body": '(window.advlibLab ??= {}).pictures = "AAAA";'}, "pictures is not whole"),
+        ({"body": '(window.advlibLab ??= {}).pictures = "?";'}, "pictures is not whole"),
+    ],
+)
+def test_pictures_that_fail_are_named(served, visit, answer, said):
     page = visit(
         f"{served}one.html",
-        prepare=lambda p: _answer(p, "pictures.js", status=404, body=""),
+        prepare=lambda p: _answer(p, "pictures.js", **answer),
         expected="Failed to load resource",
     )
     alert = page.get_by_role("alert")
     alert.wait_for()
-    assert "did not arrive" in alert.inner_text()
+    assert said in alert.inner_text()
+    assert page.locator(".lab-strip input:enabled").count() == 1
 
 
-def test_from_disk_missing_weights_are_named_too(site, visit, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "limit", "said"),
+    [
+        ("weights.bin", 20_000, "The server has sent nothing for 20 seconds."),
+        ("pictures.js", 60_000, "The file did not arrive."),
+    ],
+)
+def test_a_server_that_falls_silent_is_not_waited_for(served, visit, file, limit, said):
+    # That time passes in a moment.
+    hurry = f"""const plain = setTimeout;
+      window.setTimeout = (f, ms, ...all) => plain(f, ms === {limit} ? 50 : ms, ...all)"""
+    page = visit(
+        f"{served}one.html",
+        script=hurry,
+        prepare=lambda p: p.route(f"**/{file}*", lambda route: None),
+    )
+    alert = page.get_by_role("alert")
+    alert.wait_for()
+    assert said in alert.inner_text()
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("missing", "The file did not arrive."),
+        ("no base64", "The file of weights is not whole."),
+        ("cut short", "The file of weights is not whole."),
+    ],
+)
+def test_from_disk_weights_that_fail_are_named_too(site, visit, tmp_path, fault, said):
     copy = shutil.copytree(site, tmp_path / "copy")
-    (copy / live_lab.FOLDER / "weights.js").unlink()
+    file = copy / live_lab.FOLDER / "weights.js"
+    if fault == "missing":
+        file.unlink()
+    else:
+        text = file.read_text()
+        middle = len(text) // 2
+        left = text[:middle] + "?" + text[middle:] if fault == "no base64" else text[:4000] + '";'
+        file.write_text(left)
     page = visit((copy / "one.html").as_uri(), expected="Failed to load resource")
     alert = page.get_by_role("alert")
     alert.wait_for()
-    assert "did not arrive" in alert.inner_text()
+    assert said in alert.inner_text()
 
 
 def test_a_damaged_opening_state_harms_nothing_else(site, served, visit):
@@ -870,28 +1334,34 @@ def test_a_damaged_opening_state_harms_nothing_else(site, served, visit):
 # -- in the book
 
 
-def test_in_the_book_it_answers_within_two_seconds_on_fast_3g(address, visit):
-    page = visit("about:blank")
+# When the verdicts changed, in milliseconds since the reader set out for this page.
+READ = """window.read = [];
+new MutationObserver(() => {
+  const said = [...document.querySelectorAll(".lab-verdict")].map((e) => e.innerText).join();
+  if (!said || said === window.read.at(-1)?.said) return;
+  const seen = { said };
+  window.read.push(seen);
+  requestAnimationFrame(() => requestAnimationFrame(() => (seen.at = performance.now())));
+}).observe(document, { subtree: true, childList: true, characterData: true });"""
+
+
+def test_in_the_book_it_answers_within_two_seconds_on_fast_3g(packed, visit):
+    page = visit("about:blank", script=READ)
     session = page.context.new_cdp_session(page)
     session.send("Network.enable")
     speed = {"offline": False, "latency": 150, "downloadThroughput": 1.6e6 / 8}
     session.send("Network.emulateNetworkConditions", {**speed, "uploadThroughput": 0.75e6 / 8})
-    page.goto(f"{address}book/index.html", wait_until="load")
-    waited = page.evaluate("""async () => {
-      const loaded = performance.timing.loadEventEnd || Date.now();
-      const slider = document.querySelector(".advlib-lab input[type=range]");
-      slider.value = 0;
-      slider.dispatchEvent(new Event("input", { bubbles: true }));
-      await new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)));
-      return Date.now() - loaded;
-    }""")
-    assert verdicts(page) == ["reads stop", "reads stop"]
-    assert waited < 2000
+    page.goto(f"{packed}book/index.html", wait_until="load")
+    page.get_by_role("slider", name="epsilon").press("Home")
+    page.wait_for_function("() => window.read.length > 1 && window.read.at(-1).at")
+    first, *_, last = page.evaluate("window.read")
+    assert last["said"] == "reads stop,reads stop"
+    loaded = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+    assert 0 < last["at"] - loaded < 2000
+    assert first["at"] < 3000
 
 
 def test_in_the_book_the_page_weighs_little(address, book, visit):
-    import gzip
-
     bodies: dict[str, int] = {}
 
     def weigh(response: Any) -> None:

@@ -8,7 +8,7 @@
 /**
  * What an attack found.
  * @typedef {object} Found
- * @property {Float64Array} picture
+ * @property {Float64Array | Float32Array} picture  shorter once it has been sent to the page
  * @property {number[]} probabilities
  * @property {number[]} losses  at the picture itself, and at every point visited on the way
  */

@@ -1,7 +1,7 @@
 // One network and the queue of attacks on it: what runs in a Worker, or in the page without one.
 //
 // Messages in:   {load: {layers, numbers, shape}}       builds the network
-//                {ask, x, tasks, wanted}                drops the queue and begins a new one
+//                {ask, x, tasks, wanted}                drops the queue and begins a new one, perhaps empty
 //                {ask, wanted}                          this task first, of those that are left
 // Messages out:  {ready: true}, {ask, task, found}, {error}
 
@@ -53,7 +53,10 @@ export function serve(port) {
         }
         turn = attack.next();
       }
-      port.postMessage({ ask: mine.ask, task: task.place, found: turn.value });
+      // The page only draws it, and keeps hundreds.
+      const picture = Float32Array.from(turn.value.picture);
+      const found = { ...turn.value, picture };
+      port.postMessage({ ask: mine.ask, task: task.place, found }, [picture.buffer]);
     }
   }
 

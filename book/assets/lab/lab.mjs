@@ -6,7 +6,7 @@
 
 import { NAMES, NORMS, SIDE, STEPS, STOPS, iterated } from "./settings.mjs";
 import { UploadError, readUpload } from "./upload.mjs";
-import { LoadError, base64Bytes, loadEngines, loadPictures } from "./load.mjs";
+import { base64Bytes, loadEngines, loadPictures, reasonOf } from "./load.mjs";
 import { h } from "./view.mjs";
 import { makePanel } from "./panel.mjs";
 import { makeRound } from "./round.mjs";
@@ -46,11 +46,14 @@ function makeLab(root, opening, engineScope, progress) {
     target: other(opening.y),
   };
   const results = makeResults(setting);
-  const panel = makePanel(setting, opening, { change, drag, choose, upload, retry: load });
+  const panel = makePanel(setting, opening, { change, choose, upload, retry: load });
+  /** The reader's own picture, from the choice of its file until the standard network has read it. */
+  let pending = null;
   let engines = null;
   let loading = null;
   let scheduled = false;
-  let asked = "";
+  /** What the engines work on: a setting's key, or the reader's picture. */
+  let asked = null;
   let ask = 0;
 
   /** Draws before the browser shows its next frame, once, however much has happened. */
@@ -63,17 +66,27 @@ function makeLab(root, opening, engineScope, progress) {
     });
   }
 
-  /** Asks the engines for all that is missing at this setting, the present epsilon first. */
+  /** Asks the engines for what is missing. A picture that waits to be read comes before all else. */
   function compute() {
+    const waits = pending?.pixels;
+    if (!waits && results.complete()) return;
+    if (!engines) load();
+    else if (waits) read(pending);
+    else fillIn();
+  }
+
+  /** Whether the engines work on `what` already; if not, a new ask begins. */
+  function alreadyAsked(what) {
+    if (asked === what) return true;
+    asked = what;
+    ask += 1;
+    return false;
+  }
+
+  /** Asks for all that is missing at this setting, the present epsilon first. */
+  function fillIn() {
     const kept = results.present();
-    if (results.complete()) return;
-    if (!engines) {
-      load();
-      return;
-    }
-    const same = asked === results.key();
-    asked = results.key();
-    if (!same) ask += 1;
+    const same = alreadyAsked(results.key());
     for (const [name, engine] of Object.entries(engines)) {
       if (same) {
         engine.send({ ask, wanted: setting.stop });
@@ -102,44 +115,47 @@ function makeLab(root, opening, engineScope, progress) {
     compute();
   }
 
-  function drag(stop) {
-    change({ stop });
-  }
-
   function choose(name, pixels) {
+    pending = null;
     panel.note("");
     const y = Math.floor(name / variants);
     change({ picture: { name, pixels, y }, target: setting.target === y ? other(y) : setting.target });
   }
 
+  /** Decodes the reader's picture. A choice made meanwhile counts, and this one is dropped. */
   async function upload(file) {
+    const mine = (pending = {});
     try {
-      const { pixels, note } = await readUpload(file, SIDE);
-      await load();
-      if (!engines) return; // the page has said why
-      const y = await read(pixels);
-      panel.note(`${note} The standard network reads ${classes[y]}; if it shows another sign, say so.`.trim());
-      panel.forget();
-      const target = setting.target === y ? other(y) : setting.target;
-      change({ picture: { name: `own ${ask}`, pixels, y, own: true }, target });
+      const picture = await readUpload(file, SIDE);
+      if (pending !== mine) return;
+      Object.assign(mine, picture);
+      panel.note("Your picture waits for the networks.");
+      compute();
     } catch (error) {
-      const known = error instanceof UploadError;
-      panel.note(known ? error.message : "This file could not be read as a picture.");
-      draw();
+      if (pending !== mine) return;
+      pending = null;
+      if (!(error instanceof UploadError)) console.warn(error);
+      panel.note(error instanceof UploadError ? error.message : "This file could not be read as a picture.");
     }
+    draw();
   }
 
-  /** The class that the standard network sees in a picture that nobody has named. */
-  function read(pixels) {
+  /** Asks which class the standard network sees in a picture that nobody has named. */
+  function read(own) {
+    if (alreadyAsked(own)) return;
     const task = { place: 0, attack: "noise", norm: "linf", eps: 0, steps: 1, y: 0 };
-    ask += 1;
-    asked = "";
-    return new Promise((resolve) => {
-      const message = { ask, x: pixelsToUnit(pixels), tasks: [task], wanted: 0 };
-      engines.standard.send(message, (_, { probabilities }) => {
-        resolve(probabilities.indexOf(Math.max(...probabilities)));
-      });
+    const message = { ask, x: pixelsToUnit(own.pixels), tasks: [task], wanted: 0 };
+    engines.standard.send(message, (_, { probabilities }) => {
+      if (pending === own) show(own, probabilities.indexOf(Math.max(...probabilities)));
     });
+  }
+
+  function show({ pixels, note }, y) {
+    pending = null;
+    panel.note(`${note} The standard network reads ${classes[y]}; if it shows another sign, say so.`.trim());
+    panel.forget();
+    const target = setting.target === y ? other(y) : setting.target;
+    change({ picture: { name: `own ${ask}`, pixels, y, own: true }, target });
   }
 
   /** Fetches pictures and networks; after a failure the next call tries again. */
@@ -155,30 +171,27 @@ function makeLab(root, opening, engineScope, progress) {
     panel.failed("");
     draw();
     try {
-      panel.showPictures(await loadPictures(folder, version));
+      panel.showPictures(await loadPictures(folder, version, classes.length * variants));
       engines = await loadEngines(folder, version, engineScope, stopped);
       compute();
     } catch (error) {
-      const reason = error instanceof LoadError ? error.message : "This browser could not run them.";
-      panel.failed(`The networks are not there, so the lab shows its stored result only. ${reason}`);
+      panel.failed(`The networks are not there, so the lab shows its stored result only. ${reasonOf(error)}`);
     }
     panel.loading(false);
     draw();
   }
 
-  /** An engine has failed at its work: both begin anew when the reader says so or asks for more. */
+  /** The engines have stopped: they begin anew when the reader says so or asks for more. */
   function stopped(reason) {
-    if (!engines) return; // the other one has said so
-    for (const engine of Object.values(engines)) engine.stop();
-    engines = null;
-    loading = null;
-    asked = "";
+    engines = loading = asked = null;
     panel.failed(`A network stopped computing (${reason}); what was computed is kept.`);
     draw();
   }
 
   results.store(unfold(opening, setting.picture.pixels));
-  const round = makeRound(classes, variants, { folder, version, engineScope, progress });
+  const place = [...document.querySelectorAll(".advlib-lab")].indexOf(root);
+  const key = place ? `round-${place + 1}` : "round"; // each lab of a page keeps its own scores
+  const round = makeRound(classes, variants, key, { folder, version, engineScope, progress });
   root.replaceChildren(panel.element, round);
   panel.draw(results.present());
   whenLookedAt(root, load);
@@ -219,7 +232,7 @@ function unfold({ networks }, pixels) {
   const results = (stored) => {
     const sign = new Int8Array(base64Bytes(stored.direction).buffer);
     return stored.probabilities.map((probabilities, stop) => ({
-      picture: Float64Array.from(pixels, (value, i) => clip((value + stop * sign[i]) / 255)),
+      picture: Float32Array.from(pixels, (value, i) => clip((value + stop * sign[i]) / 255)),
       probabilities,
       losses: stop ? [stored.losses[0], stored.losses[stop]] : [stored.losses[0]],
     }));

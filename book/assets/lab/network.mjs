@@ -1,6 +1,6 @@
 // A network that runs in the page: forward to the logits, backward to the gradient of the pixels.
 //
-// A network is a list of layers described as data; book/lab.py writes it. Each layer is made once
+// A network is a list of layers described as data; book/_ext/lab.py writes it. Each layer is made once
 // for a fixed picture size and owns its buffers, so an attack allocates nothing. `backward` belongs
 // to the last `forward`. Numbers are stored pixel by pixel, all channels of a pixel side by side, as
 // in a canvas. Sums are in double precision: no further from the exact ones than PyTorch's.

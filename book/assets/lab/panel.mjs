@@ -1,7 +1,7 @@
 // The lab as the reader sees it: controls above, both networks side by side, the loss below.
 
 import { ABOUT, ATTACKS, FACTOR, NAMES, NORMS, SIDE, STEPS, STOPS, iterated } from "./settings.mjs";
-import { chart, column, h, screen, segments, select, slider, uniqueId } from "./view.mjs";
+import { chart, column, h, screen, segments, select, slider, uniqueId, write } from "./view.mjs";
 
 /** What the slider of steps says of attacks that have none. */
 const ONE_STEP = { noise: "none", fgsm: "one" };
@@ -12,7 +12,6 @@ const QUIET = 500;
 /**
  * @typedef {object} Actions
  * @property {(what: object) => void} change  part of a setting
- * @property {(stop: number) => void} drag
  * @property {(place: number, pixels: Uint8Array) => void} choose  one of the stored pictures
  * @property {(file: File) => void} upload
  * @property {() => void} retry
@@ -63,7 +62,7 @@ export function makePanel(setting, { classes, variants }, actions) {
     });
     const missing = lines.some((line) => !line);
     const busy = loading ? "The networks are on their way (1.2 MB) …" : "Computing …";
-    status.textContent = missing && failure.hidden ? busy : note;
+    write(status, missing && failure.hidden ? busy : note);
     if (!missing) say(lines);
     drawLoss(lists);
     controls.follow();
@@ -104,7 +103,8 @@ export function makePanel(setting, { classes, variants }, actions) {
 }
 
 function makeControls(setting, classes, actions) {
-  const eps = slider("epsilon", STOPS, setting.stop, (i) => NORMS[setting.norm].text(i), actions.drag);
+  const eps = slider("epsilon", STOPS, setting.stop, (i) => NORMS[setting.norm].text(i),
+    (stop) => actions.change({ stop }));
   const stepsText = (i) => (iterated(setting.attack) ? String(STEPS[i]) : ONE_STEP[setting.attack]);
   const steps = slider("steps", STEPS.length, setting.steps, stepsText, (i) => actions.change({ steps: i }));
   const target = select("target", classes, setting.target, (i) => actions.change({ target: i }));
@@ -127,7 +127,7 @@ function makeControls(setting, classes, actions) {
     element,
     /** Shows what belongs to the present setting. */
     follow() {
-      about.textContent = ABOUT[setting.attack];
+      write(about, ABOUT[setting.attack]);
       steps.input.disabled = !iterated(setting.attack);
       target.list.disabled = setting.attack !== "targeted";
       truth.element.hidden = !setting.picture.own;

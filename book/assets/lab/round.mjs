@@ -1,6 +1,6 @@
 // You against the network: both read the same changed signs, and the page counts who errs more.
 
-import { loadEngines, loadPictures } from "./load.mjs";
+import { loadEngines, loadPictures, reasonOf } from "./load.mjs";
 import { SIDE } from "./settings.mjs";
 import { h, screen } from "./view.mjs";
 
@@ -14,10 +14,12 @@ const INTRO =
 /**
  * @param {string[]} classes
  * @param {number} variants  stored pictures of each class
+ * @param {string} key  under which the scores are kept
  * @param {{folder: string, version: string, engineScope: function, progress: object}} source
  */
-export function makeRound(classes, variants, { folder, version, engineScope, progress }) {
-  const scores = makeScores(classes.length * variants, progress);
+export function makeRound(classes, variants, key, { folder, version, engineScope, progress }) {
+  const pictures = classes.length * variants;
+  const scores = makeScores(key, pictures, progress);
   const picture = screen(SIDE, "A changed sign: what does it show?");
   const options = Array.from({ length: OPTIONS }, (_, i) => {
     return h("button", { type: "button", class: "lab-option", onclick: () => answer(i) });
@@ -41,35 +43,44 @@ export function makeRound(classes, variants, { folder, version, engineScope, pro
   let engine = null;
   let asks = 0;
   let round = null;
+  let starting = false;
 
   async function start() {
-    begin.disabled = true;
+    if (starting) return; // the button is not disabled: it would lose the keyboard
+    starting = true;
     said.textContent = "One moment …";
     try {
-      const all = await loadPictures(folder, version);
+      const all = await loadPictures(folder, version, pictures);
       const named = ["standard"];
       engine ??= (await loadEngines(folder, version, engineScope, stopped, named)).standard;
       const { places, errors } = scores.open() ?? { places: draw(), errors: [0, 0] };
       round = { left: places.map((place) => attack(all, place)), places, errors };
       await next();
-      begin.hidden = true;
-      table.hidden = false;
+      swap(begin, table, options[0]);
       said.textContent = "";
-    } catch {
-      said.textContent = "The network could not be loaded, so this round cannot be played now.";
+    } catch (error) {
+      said.textContent = `This round cannot be played now. ${reasonOf(error)}`;
     }
-    begin.disabled = false;
+    starting = false;
+  }
+
+  /** Puts one thing in the place of another; the keyboard goes along if it was there. */
+  function swap(old, now, focused) {
+    const here = old.contains(document.activeElement);
+    old.hidden = true;
+    now.hidden = false;
+    if (here) focused.focus();
   }
 
   /** The pictures of a new round. */
   function draw() {
-    return shuffled(Array.from({ length: classes.length * variants }, (_, i) => i)).slice(0, SIGNS);
+    return shuffled(Array.from({ length: pictures }, (_, i) => i)).slice(0, SIGNS);
   }
 
-  /** The engine has failed at its work; the round goes on with the sign where it stands. */
+  /** The engine has stopped; the round goes on with the sign where it stands. */
   function stopped(reason) {
-    engine.stop();
     engine = round = null;
+    starting = false;
     pause(`The network stopped computing (${reason}); the round can go on where it stands.`);
   }
 
@@ -118,16 +129,15 @@ export function makeRound(classes, variants, { folder, version, engineScope, pro
       await next();
       return;
     }
-    pause(`${one} You erred on ${round.errors[0]} of ${SIGNS}, the standard network on ${round.errors[1]}.`);
+    const [yours, its] = round.errors;
+    pause(`${one} You erred on ${yours} of ${SIGNS}, the standard network on ${its}. ${whoErrs(yours, its)}`);
   }
 
   /** Puts the signs away and says why. */
   function pause(why) {
-    table.hidden = true;
-    begin.hidden = begin.disabled = false;
+    swap(table, begin, begin);
     said.textContent = why;
     recall();
-    if (element.open) begin.focus();
   }
 
   /** Shows what is kept of earlier rounds. */
@@ -155,8 +165,7 @@ export function makeRound(classes, variants, { folder, version, engineScope, pro
  * What this browser keeps of the rounds: the errors, the reader's and the network's, of each that is
  * finished, and one that is not. Whatever else it may find there counts as nothing.
  */
-function makeScores(pictures, progress) {
-  const key = "round";
+function makeScores(key, pictures, progress) {
   const isCount = (value, most) => Number.isInteger(value) && value >= 0 && value <= most;
   const isErrors = (value, most) => {
     return Array.isArray(value) && value.length === 2 && value.every((one) => isCount(one, most));
@@ -179,6 +188,12 @@ function makeScores(pictures, progress) {
     progress.set(key, places.length ? { rounds, places, errors } : { rounds: [...rounds, errors] });
   };
   return { key, finished, open, keep };
+}
+
+/** The answer to the question before the round. */
+function whoErrs(yours, its) {
+  if (yours === its) return "You err equally often.";
+  return yours > its ? "You err more." : "The network errs more.";
 }
 
 const largest = (values) => values.indexOf(Math.max(...values));

@@ -20,7 +20,7 @@ export const ABOUT = {
 /** How often the shown change is magnified. */
 export const FACTOR = 10;
 
-/** The slider has as many stops in each norm; book/lab.py stores the opening state for the first. */
+/** The slider has as many stops in each norm; book/_ext/lab.py has those of L∞, too: a test compares. */
 export const STOPS = 13;
 
 /** What a stop of the slider means. */

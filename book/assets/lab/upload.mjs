@@ -49,11 +49,11 @@ function shrink(image, width, height, side) {
   let size = side;
   while (size * 2 <= Math.min(square, 1024)) size *= 2;
   let canvas = draw(image, (width - square) / 2, (height - square) / 2, square, size);
-  const clear = hasClear(canvas, size);
   while (size > side) {
     canvas = draw(canvas, 0, 0, size, size / 2);
     size /= 2;
   }
+  const clear = hasClear(canvas, side);
   const data = read(flatten(canvas, side), side);
   const pixels = new Uint8Array(side * side * 3);
   for (let i = 0; i < side * side; i++) {

@@ -21,6 +21,11 @@ function fill(element, props, children) {
   return element;
 }
 
+/** Says it, but only what is new: a screen reader repeats what is written again. */
+export function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
 let count = 0;
 /** Ids join labels to inputs; two labs on a page may not share any. */
 export function uniqueId() {
