@@ -1,16 +1,20 @@
 """Make what a release offers, and try each piece as its user would.
 
-python book/release.py TWINE
+python book/release.py TWINE            make it
+python book/release.py --tag v1.2.3     is this the tag of the version that stands here?
 
 `TWINE` is the program that reads the packages' metadata as the package index does. Wheel, sdist
 and the built book as a zip are written to dist; a piece that does not work ends the program.
 """
 
+import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -28,6 +32,28 @@ for name in advlib.models.NAMES:
 x_adv = advlib.fgsm(advlib.models.load("signs-standard"), x, y, 4 / 255)
 assert (x_adv - x).abs().amax() <= 4 / 255
 """
+
+
+def versions() -> dict[str, str]:
+    """The version, in each file that states one."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found = {"pyproject.toml": project["version"]}
+    for name, line in (
+        ("CITATION.cff", r"version: (\S+)"),
+        ("advlib/__init__.py", r'__version__ = "(.+)"'),
+    ):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        (found[name],) = re.findall(f"(?m)^{line}$", text)
+    return found
+
+
+def check_tag(tag: str) -> None:
+    """End the program if `tag` is not that of the version."""
+    for name, version in versions().items():
+        if tag != f"v{version}":
+            raise SystemExit(
+                f"The tag is {tag}, and {name} says {version}: v{version} is expected."
+            )
 
 
 def run(*command: str | Path, folder: Path = ROOT) -> None:
@@ -66,14 +92,28 @@ def book() -> Path:
     return Path(target)
 
 
-def main() -> None:
+def make(twine: str) -> None:
     """Make everything."""
     shutil.rmtree(DIST, ignore_errors=True)
     DIST.mkdir()
-    try_out(packages(sys.argv[1]))
+    try_out(packages(twine))
     book()
     for path in sorted(DIST.iterdir()):
         print(f"{path.stat().st_size / 1e6:7.1f} MB  {path.relative_to(ROOT)}")
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("twine", nargs="?", metavar="TWINE")
+    parser.add_argument("--tag", help="compare this tag with the version, and make nothing")
+    given = parser.parse_args()
+    if given.tag:
+        check_tag(given.tag)
+    elif given.twine:
+        make(given.twine)
+    else:
+        parser.error("TWINE or --tag is expected")
 
 
 if __name__ == "__main__":

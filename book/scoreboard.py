@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -514,16 +515,21 @@ def page(stored: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Run the command line."""
+def main() -> int:
+    """Run the command line; the exit status is 1 if a row fails."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--page", action="store_true", help="do not measure, write the page again")
     if not parser.parse_args().page:
         stored = measure()
         STORED.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(page(json.loads(STORED.read_text(encoding="utf-8"))), encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    stored = json.loads(STORED.read_text(encoding="utf-8"))
+    PAGE.write_text(page(stored), encoding="utf-8")
+    print(f"wrote {PAGE.name}")
+    failed = [entry["row"]["setting"] for entry in stored["rows"] if entry["verdict"] == "fail"]
+    for setting in failed:
+        print(f"This row fails: {setting}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
