@@ -113,7 +113,7 @@ def path_in_source(lesson: Lesson) -> None:
 
 
 def token_in_text(lesson: Lesson) -> None:
-    lesson["cells"][-1]["source"] += ["hf_" + "a" * 34]
+    lesson["cells"][-1]["source"] += ["\n", "hf_" + "a" * 34]
 
 
 def edited_number(lesson: Lesson) -> None:
