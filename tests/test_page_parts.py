@@ -6,6 +6,7 @@ import re
 import shutil
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import page_assets
 import page_formulas
@@ -78,29 +79,52 @@ def test_pictures_get_their_sizes_and_wait_behind_the_first_section(tmp_path: Pa
     assert page_pictures.placed(placed, "book/page.html", tmp_path) == placed
 
 
-def test_large_states_leave_the_page_and_small_ones_stay(tmp_path: Path) -> None:
-    def widget(state: str) -> str:
-        return (
-            '<div class="advlib-widget"><div class="advlib-still"><img src="s.png"></div>'
-            f'<script type="application/json">{state}</script></div>'
-            '<script src="../_static/advlib-widgets.js?v=1"></script>'
-        )
+def widget(state: str) -> str:
+    return (
+        '<div class="advlib-widget"><div class="advlib-still"><img src="s.png"></div>'
+        f'<script type="application/json">{state}</script></div>'
+        '<script src="../_static/advlib-widgets.js?v=1"></script>'
+    )
 
+
+def test_large_states_leave_the_page_and_small_ones_stay(tmp_path: Path) -> None:
     large, small = json.dumps({"a": "x" * page_states.SMALL}), '{"b": 1}'
-    page = page_states.moved(widget(small) + widget(large), "notebooks/a.html", tmp_path)
+    page = page_states.without_states(widget(small) + widget(large), "notebooks/a.html", tmp_path)
     assert page.startswith(widget(small)) and large not in page
     (file,) = (tmp_path / page_states.FOLDER).iterdir()
     assert json.dumps(large) in file.read_text(encoding="utf-8")
     # The script that draws comes after the states, and neither holds up the text.
     scripts = re.findall(r'<script defer src="([^"]*)"', page)
     assert scripts == [f"../_static/states/{file.name}", "../_static/advlib-widgets.js?v=1"]
-    assert page_states.moved(page, "notebooks/a.html", tmp_path) == page
+    assert page_states.without_states(page, "notebooks/a.html", tmp_path) == page
+
+
+def test_states_that_no_page_shows_any_more_are_removed(tmp_path: Path) -> None:
+    app = SimpleNamespace(outdir=tmp_path, builder=SimpleNamespace(format="html"))
+    page, folder = tmp_path / "a.html", tmp_path / page_states.FOLDER
+    first, second = (json.dumps({"a": letter * page_states.SMALL}) for letter in "xy")
+    page.write_text(widget(first), encoding="utf-8")
+    page_states.take_states_out(app, None)
+    (kept,) = folder.iterdir()
+    page_states.take_states_out(app, None)  # the page was not written again
+    assert list(folder.iterdir()) == [kept]
+    page.write_text(widget(second), encoding="utf-8")
+    page_states.take_states_out(app, None)
+    (kept,) = folder.iterdir()
+    assert json.dumps(second) in kept.read_text(encoding="utf-8")
 
 
 def test_light_or_dark_is_known_before_the_page_is_painted() -> None:
-    page = '<head><script>theme = localStorage.getItem("theme") || "auto";</script></head><body>'
+    page = (
+        '<html lang="en" data-theme="auto"><head><script>\n'
+        '    document.documentElement.dataset.mode = localStorage.getItem("mode") || "light";\n'
+        '    document.documentElement.dataset.theme = localStorage.getItem("theme") || "auto";\n'
+        "</script></head><body>"
+    )
     lean = page_scripts.lean(page, "")
     assert '"auto"' not in lean and "prefers-color-scheme" in lean
+    assert lean.index(page_scripts.STORAGE) < lean.index("dataset.mode =")
+    assert page_scripts.lean(lean, "") == lean
 
 
 def test_scripts_wait_and_keep_their_order() -> None:

@@ -61,9 +61,11 @@ const progress = {
     this.tell({});
   },
 
-  // Whether this browser keeps anything beyond the page.
+  // Whether this browser keeps anything beyond the page. The book's pages bring a stand-in for
+  // storage that is forbidden, which is no Storage.
   lasts() {
     try {
+      if (!(localStorage instanceof Storage)) return false;
       localStorage.setItem("advlib", "");
       localStorage.removeItem("advlib");
       return true;

@@ -17,7 +17,8 @@ function pageModel(state) {
   };
 }
 
-for (const place of document.querySelectorAll(".advlib-widget:not([data-drawn])")) {
+// A place that waits gets its states from a file of its own; this script then comes once more.
+for (const place of document.querySelectorAll(".advlib-widget:not([data-drawn], [data-waiting])")) {
   place.dataset.drawn = "";
   const still = place.querySelector(".advlib-still");
   try {

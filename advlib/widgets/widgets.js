@@ -598,12 +598,16 @@ function numericField(item) {
   };
 }
 
-// Accepts 0.25, 0,25, 1e-3 and fractions such as 8/255; anything else is null.
+// A comma groups thousands, as in the lessons' text, where all groups are whole; else it is a point.
+const THOUSANDS = /^[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?$/;
+const plain = (part) => part.replace(/,/g, THOUSANDS.test(part) ? "" : ".");
+
+// Accepts 0.25, 0,25, 1e-3, 1,000 and fractions such as 8/255; anything else is null.
 function parseNumber(text) {
-  const [top, bottom, ...rest] = text.trim().replace(/,/g, ".").replace("−", "-").split("/");
-  if (rest.length || !top.trim() || (bottom !== undefined && !bottom.trim())) return null;
-  const value = bottom === undefined ? Number(top) : Number(top) / Number(bottom);
-  return Number.isFinite(value) ? value : null;
+  const parts = text.replace(/−/g, "-").split("/").map((part) => plain(part.trim()));
+  if (parts.length > 2 || parts.includes("")) return null;
+  const [top, bottom = 1] = parts.map(Number);
+  return Number.isFinite(top / bottom) ? top / bottom : null;
 }
 
 function judgeNumber(item, value) {

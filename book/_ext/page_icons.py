@@ -57,7 +57,7 @@ def draw_all(app: Sphinx, error: Exception | None) -> None:
     # The theme's own copy: that of an earlier build is gone from the book.
     theme = Path(pydata_sphinx_theme.__file__).parent / "theme" / "pydata_sphinx_theme"
     script = (theme / "static" / SCRIPT).read_text(encoding="utf-8")
-    rewrite(app, error, lambda page: drawn(page, script))
+    rewrite(app, error, lambda page, _: drawn(page, script))
     for file in (Path(app.outdir) / "_static").glob(f"{SCRIPT}*"):
         file.unlink()
 

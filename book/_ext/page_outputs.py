@@ -34,7 +34,7 @@ def measured(page: str) -> str:
 
 def measure_all(app: Sphinx, error: Exception | None) -> None:
     """Measure the stored text of every page of the finished book."""
-    rewrite(app, error, measured)
+    rewrite(app, error, lambda page, _: measured(page))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

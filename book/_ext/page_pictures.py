@@ -11,6 +11,7 @@ import re
 import struct
 from pathlib import Path
 
+from page_repairs import rewrite
 from sphinx.application import Sphinx
 
 _IMAGE = re.compile(r"<img\b[^>]*>")
@@ -67,14 +68,7 @@ def placed(page: str, name: str, out: Path) -> str:
 
 def place_all(app: Sphinx, error: Exception | None) -> None:
     """Give the pictures of every page of the finished book their sizes."""
-    out = Path(app.outdir)
-    if error is not None or app.builder.format != "html":
-        return
-    for path in sorted(out.glob("**/*.html")):
-        before = path.read_text(encoding="utf-8")
-        after = placed(before, path.relative_to(out).as_posix(), out)
-        if after != before:
-            path.write_text(after, encoding="utf-8")
+    rewrite(app, error, lambda page, name: placed(page, name, Path(app.outdir)))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

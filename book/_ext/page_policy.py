@@ -91,7 +91,7 @@ def guarded(page: str) -> str:
 
 def guard_all(app: Sphinx, error: Exception | None) -> None:
     """Give every page of the finished book its policy."""
-    rewrite(app, error, guarded)
+    rewrite(app, error, lambda page, _: guarded(page))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

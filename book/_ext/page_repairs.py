@@ -41,20 +41,29 @@ def repair(page: str) -> str:
     return page
 
 
-def rewrite(app: Sphinx, error: Exception | None, change: Callable[[str], str]) -> None:
-    """Give every page of the finished book to `change`, and write what it returns."""
+def rewrite(app: Sphinx, error: Exception | None, change: Callable[[str, str], str]) -> None:
+    """Rewrite every page of the finished book.
+
+    Parameters
+    ----------
+    app, error
+        What Sphinx gives when it has finished; after an error nothing is rewritten.
+    change
+        It gets a page's HTML and its path in the book, with slashes, and returns the new HTML.
+    """
     if error is not None or app.builder.format != "html":
         return
-    for path in Path(app.outdir).glob("**/*.html"):
+    out = Path(app.outdir)
+    for path in out.glob("**/*.html"):
         before = path.read_text(encoding="utf-8")
-        after = change(before)
+        after = change(before, path.relative_to(out).as_posix())
         if after != before:
             path.write_text(after, encoding="utf-8")
 
 
 def repair_all(app: Sphinx, error: Exception | None) -> None:
     """Repair every page of the finished book."""
-    rewrite(app, error, repair)
+    rewrite(app, error, lambda page, _: repair(page))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -9,7 +9,7 @@ opened from disk, so there the search lists titles only.
 The theme loads the search's index on every page, for a search as you type that this book does not
 use, and most scripts before it shows anything. Here the index belongs to the search page, and every
 script of a file waits for the page, in the order in which they stand. Whether the page is light or
-dark is known before it is painted.
+dark is known before it is painted, also where storage is forbidden.
 """
 
 import re
@@ -28,7 +28,26 @@ _INDEX = re.compile(
 )
 _PRELOAD = re.compile(r'[^\S\n]*<link rel="preload" as="script"[^>]*>\n?')
 _FILE = re.compile(r'<script\b(?![^>]*\b(?:defer|async|type)\b)([^>]*\bsrc="[^"]*"[^>]*)></script>')
-_THEME = re.compile(r'localStorage\.getItem\("theme"\) \|\| "auto"')
+_THEME = re.compile(
+    r"(document\.documentElement\.dataset\.mode = localStorage.*?)"
+    r'localStorage\.getItem\("theme"\) \|\| "auto"',
+    re.DOTALL,
+)
+# Where a browser forbids storage, its very name throws, and with it the theme's scripts: here, at
+# each switch, and where the side bar was. What stands in for it lasts as long as the page.
+STORAGE = """for (const kind of ["localStorage", "sessionStorage"]) {
+      try {
+        window[kind].getItem("mode");
+      } catch {
+        const methods = {
+          getItem(name) { return Object.hasOwn(this, name) ? this[name] : null; },
+          setItem(name, value) { this[name] = `${value}`; },
+          removeItem(name) { delete this[name]; },
+        };
+        Object.defineProperty(window, kind, { value: Object.create(methods) });
+      }
+    }
+    """
 # The theme finds out after the first paint whether the system is light or dark, and its letters
 # then change their size with their colour: everything would move.
 _SYSTEM = (
@@ -71,7 +90,9 @@ def lean(page: str, options: str) -> str:
     head, body = page.split("</head>", 1) if "</head>" in page else ("", page)
     if 'id="search-results"' not in body:
         head = _INDEX.sub("", head)
-    head = _THEME.sub(lambda _: _SYSTEM, head)
+    head = _THEME.sub(lambda match: f"{STORAGE}{match[1]}{_SYSTEM}", head)
+    # Without scripts nothing settles it, and the theme has no colours for "auto".
+    head = head.replace(' data-theme="auto"', ' data-theme="light"', 1)
     head = _OPTIONS.sub(lambda _: f"<script>{options.strip()}</script>", head)
     head = _FILE.sub(r"<script defer\1></script>", _PRELOAD.sub("", head))
     return f"{head}</head>{body}" if head else page
@@ -82,7 +103,7 @@ def lean_all(app: Sphinx, error: Exception | None) -> None:
     options = Path(app.outdir) / "_static" / "documentation_options.js"
     if error is None and options.exists():
         text = options.read_text(encoding="utf-8")
-        rewrite(app, error, lambda page: lean(page, text))
+        rewrite(app, error, lambda page, _: lean(page, text))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

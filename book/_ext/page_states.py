@@ -11,6 +11,7 @@ import posixpath
 import re
 from pathlib import Path
 
+from page_repairs import rewrite
 from sphinx.application import Sphinx
 
 FOLDER = "_static/states"
@@ -22,17 +23,17 @@ _STATE = re.compile(
     r'(</script></div>)<script src="([^"]*)"></script>',
     re.DOTALL,
 )
-# The mark keeps scripts before this one from drawing the explorer without its states.
-_WAITING = '<div class="advlib-widget" data-drawn id="{name}">'
-_FILL = """{{
-  const place = document.getElementById("{name}");
+# Explorers with the same states share their file. While the mark is there, nothing draws them.
+_WAITING = '<div class="advlib-widget" data-waiting="{digest}">'
+_FILL = """for (const place of document.querySelectorAll('[data-waiting="{digest}"]')) {{
   place.querySelector('script[type="application/json"]').textContent = {state};
-  place.removeAttribute("data-drawn");
+  place.removeAttribute("data-waiting");
 }}
 """
+_WAITS_FOR = re.compile(_WAITING.format(digest="([0-9a-f]+)"))
 
 
-def moved(page: str, name: str, out: Path) -> str:
+def without_states(page: str, name: str, out: Path) -> str:
     """Return the page without its large states, which are written below `out`.
 
     Parameters
@@ -53,31 +54,36 @@ def moved(page: str, name: str, out: Path) -> str:
         digest = hashlib.sha256(state.encode("utf-8")).hexdigest()[:16]
         target = f"{FOLDER}/{digest}.js"
         (out / target).parent.mkdir(parents=True, exist_ok=True)
-        script = _FILL.format(name=f"states-{digest}", state=json.dumps(state))
+        script = _FILL.format(digest=digest, state=json.dumps(state))
         (out / target).write_text(script, encoding="utf-8")
         address = posixpath.relpath(target, folder)
         return (
-            f"{_WAITING.format(name=f'states-{digest}')}{before}{after}"
+            f"{_WAITING.format(digest=digest)}{before}{after}"
             f'<script defer src="{address}"></script><script defer src="{draw}"></script>'
         )
 
     return _STATE.sub(file_of, page)
 
 
-def move_all(app: Sphinx, error: Exception | None) -> None:
-    """Move the large states of every page of the finished book."""
+def take_states_out(app: Sphinx, error: Exception | None) -> None:
+    """Take the large states out of every page of the finished book, and remove outdated ones."""
     out = Path(app.outdir)
-    if error is not None or app.builder.format != "html":
-        return
-    for path in sorted(out.glob("**/*.html")):
-        before = path.read_text(encoding="utf-8")
-        after = moved(before, path.relative_to(out).as_posix(), out)
-        if after != before:
-            path.write_text(after, encoding="utf-8")
+    used: set[str] = set()
+
+    def change(page: str, name: str) -> str:
+        page = without_states(page, name, out)
+        used.update(_WAITS_FOR.findall(page))
+        return page
+
+    rewrite(app, error, change)
+    if error is None:
+        for file in (out / FOLDER).glob("*.js"):
+            if file.stem not in used:
+                file.unlink()
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     # Before the policies are written into all pages (990).
-    app.connect("build-finished", move_all, priority=940)
+    app.connect("build-finished", take_states_out, priority=940)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -26,6 +26,18 @@ MODULE = ("progress.js", "widgets.js")
 PAGE = ("overview.js", "static.js")
 
 _VIEW_IN_PAGE = re.compile(rf'<script type="{re.escape(VIEW)}">(.*?)</script>', re.DOTALL)
+MISSED = "A file did not arrive, so this is only a still form; loading the page again may help."
+# In the page itself, because it speaks of files that did not come. What is drawn last is drawn by
+# deferred scripts, and the event follows all of them.
+WATCH = f"""addEventListener("DOMContentLoaded", () => {{
+  for (const place of document.querySelectorAll(".advlib-widget:not([data-drawn])")) {{
+    const note = document.createElement("p");
+    note.textContent = {json.dumps(MISSED)};
+    place.append(note);
+  }}
+}});"""
+NO_SCRIPTS = "JavaScript is off, so this is only a still form."
+
 _EXPORT = "export default { render };"
 _SHOWN = ("kind", "data", "guess")
 
@@ -149,16 +161,16 @@ def _joined(text: str | list[str]) -> str:
 
 
 def _still(stored: Stored) -> str:
-    if stored.png:
-        width, height = struct.unpack(">II", b64decode(stored.png[:44])[16:24])
-        return (
-            f'<img src="data:image/png;base64,{stored.png}" width="{width}" height="{height}" '
-            f'alt="{escape(stored.alt or stored.text)}">'
-        )
     text = f"<pre>{escape(stored.text)}</pre>"
     if stored.state["kind"] == "reveal":  # folds without any script
         return f"<details><summary>What was measured (guess first)</summary>{text}</details>"
-    return text
+    if stored.png:
+        width, height = struct.unpack(">II", b64decode(stored.png[:44])[16:24])
+        text = (
+            f'<img src="data:image/png;base64,{stored.png}" width="{width}" height="{height}" '
+            f'alt="{escape(stored.alt or stored.text)}">'
+        )
+    return f"{text}<noscript><p>{NO_SCRIPTS}</p></noscript>"
 
 
 def _package_sources() -> Path:
@@ -184,6 +196,7 @@ def _on_page(
     script = context["pathto"](f"_static/{SCRIPT}", 1) + script_version(Path(app.outdir))
     context["body"] = replace_views(context["body"], widgets, script)
     app.add_css_file(STYLE)
+    app.add_js_file(None, body=WATCH)
 
 
 def script_version(outdir: Path) -> str:

@@ -97,6 +97,10 @@ class Firefox:
     def _go(self, address: str) -> None:
         self.call("browsingContext.navigate", context=self._tab, url=address, wait="complete")
 
+    def reload(self) -> None:
+        """Load the page again, and wait until it has loaded."""
+        self.call("browsingContext.reload", context=self._tab, wait="complete")
+
     def evaluate(self, expression: str) -> Any:
         """Return what a JavaScript expression, or the promise that it is, comes to."""
         answer = self.call(

@@ -7,7 +7,8 @@ Both say in one sentence what brings the tool.
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -62,14 +63,26 @@ class _Quiet(SimpleHTTPRequestHandler):
         """Say nothing: the tests report what fails."""
 
 
-@pytest.fixture(scope="session")
-def address(book: Path) -> Iterator[str]:
-    """Serve the book on this machine and return its address."""
-    handler = partial(_Quiet, directory=str(book))
+@contextmanager
+def _serving(folder: Path) -> Iterator[str]:
+    handler = partial(_Quiet, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Callable[[Path], str]]:
+    """Return a function that serves a folder on this machine and returns its address."""
+    with ExitStack() as stack:
+        yield lambda folder: stack.enter_context(_serving(folder))
+
+
+@pytest.fixture(scope="session")
+def address(book: Path, serve: Callable[[Path], str]) -> str:
+    """Serve the book on this machine and return its address."""
+    return serve(book)
 
 
 @pytest.fixture(scope="session")
@@ -89,12 +102,58 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture(scope="session")
-def firefox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bidi.Firefox]:
-    """Start the system's Firefox, on a system that asks for dark colours."""
+@pytest.fixture
+def reader(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Return a function that starts a browser of a new reader; at the end no page complained.
+
+    It takes a `script` that comes before those of every page, what complaints the test itself
+    provokes (`expected`, a part of them), and Playwright's options of a context.
+    """
+    contexts, complaints = [], []
+
+    def start(script: str = "", expected: str | None = None, **options: Any) -> Any:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        if script:
+            context.add_init_script(script)
+
+        def complain(text: str) -> None:
+            if not (expected and expected in text):
+                complaints.append(text)
+
+        def listen(page: Any) -> None:
+            page.on("pageerror", lambda error: complain(str(error)))
+            page.on("console", lambda said: said.type == "error" and complain(said.text))
+
+        context.on("page", listen)
+        return context
+
+    yield start
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+DARK = {"layout.css.prefers-color-scheme.content-override": 0}
+NO_COOKIES = {"network.cookie.cookieBehavior": 2}
+
+
+def _firefox(profile: Path, settings: dict[str, Any]) -> AbstractContextManager[bidi.Firefox]:
     found = shutil.which("firefox-esr") or shutil.which("firefox")
     if found is None:
         missing("Firefox is missing: `sudo apt-get install firefox-esr`, or `firefox` on Ubuntu.")
-    dark = {"layout.css.prefers-color-scheme.content-override": 0}
-    with bidi.running(str(found), tmp_path_factory.mktemp("firefox"), dark) as started:
+    return bidi.running(str(found), profile, settings)
+
+
+@pytest.fixture(scope="session")
+def firefox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bidi.Firefox]:
+    """Start the system's Firefox, on a system that asks for dark colours."""
+    with _firefox(tmp_path_factory.mktemp("firefox"), DARK) as started:
+        yield started
+
+
+@pytest.fixture
+def forgetful_firefox(tmp_path: Path) -> Iterator[bidi.Firefox]:
+    """Start a Firefox of its own, in which the reader has forbidden cookies and storage."""
+    with _firefox(tmp_path, DARK | NO_COOKIES) as started:
         yield started

@@ -97,9 +97,46 @@ def test_a_lesson_is_used_by_keyboard(visit: Any, lesson: str, home: str) -> Non
     assert fits_a_phone(page)
 
 
+def answer(page: Any) -> None:
+    """Lock the first guess and answer the first question of the quiz, by keyboard."""
+    page.evaluate(f"{one('.advlib-predict input')}.focus()")
+    page.press("Space", "ArrowRight")  # one of them chooses, whichever kind of question it is
+    page.evaluate(f"{labelled('Lock my guess', 'button')}.focus()")
+    page.press("Enter")
+    page.evaluate(f"{one('.advlib-quiz form input')}.focus()")
+    page.press("Space", "Enter")
+    assert page.evaluate(f"{one('.advlib-feedback')}.innerText")
+
+
 @pytest.mark.parametrize("home", HOMES)
-def test_the_welcome_page_is_dark_until_the_switch_makes_it_light(visit: Any, home: str) -> None:
+def test_answers_outlast_the_page(visit: Any, home: str) -> None:
+    page = visit(home, "notebooks/04-pgd.html")
+    answer(page)
+    state = "['.advlib-overview', '.advlib-predict', '.advlib-reveal', 'div.advlib-quiz']"
+    state += ".map(e => document.querySelector(e).innerText)"
+    before = page.evaluate(state)
+    assert before[0].startswith("2 of ")
+    page.reload()
+    assert page.evaluate(state) == before
     page = visit(home, WELCOME)
+    assert page.evaluate(f"{one('.advlib-overview')}.textContent").count("2 of ") == 2
+
+
+def test_where_storage_is_forbidden_the_page_is_whole(forgetful_firefox: Any, address: str) -> None:
+    page = forgetful_firefox
+    page.open(address, "notebooks/04-pgd.html")
+    assert page.evaluate("localStorage instanceof Storage") is False  # or nothing is forbidden
+    answer(page)
+    said = page.evaluate(f"{one('.advlib-overview')}.innerText")
+    assert said.startswith("2 of ") and "keeps nothing for this page" in said
+    assert page.complaints() == []
+    page.open(address, WELCOME)
+    switch_to_light(page)
+    assert page.complaints() == []
+
+
+def switch_to_light(page: Any) -> None:
+    """Press the theme's switch until the page is light."""
     assert page.evaluate(CARD) == DARK
     for _ in range(3):
         if page.evaluate("document.documentElement.dataset.theme") == "light":
@@ -108,6 +145,12 @@ def test_the_welcome_page_is_dark_until_the_switch_makes_it_light(visit: Any, ho
             "[...document.querySelectorAll('button.theme-switch-button')].find(e => e.offsetParent)"
         )
     assert page.evaluate(CARD) == LIGHT
+
+
+@pytest.mark.parametrize("home", HOMES)
+def test_the_welcome_page_is_dark_until_the_switch_makes_it_light(visit: Any, home: str) -> None:
+    page = visit(home, WELCOME)
+    switch_to_light(page)
     assert fits_a_phone(page)
 
 

@@ -1,10 +1,13 @@
 """Every lesson as a reader uses it in the page: the explorers moved, the guesses locked, the quiz
 answered, with no kernel and nothing but the book's own files."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import static_widgets
+from scripts import BLOCKED_STORAGE
 
 LESSONS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
@@ -17,23 +20,17 @@ SEEN = """e => [
 ].join('|')"""
 
 
+PHONE = {"viewport": {"width": 390, "height": 844}, "reduced_motion": "reduce", "has_touch": True}
+
+
 @pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
-def page(request: pytest.FixtureRequest, browser: Any, book: Path) -> Any:
-    """Open a lesson from disk, on a telephone; at the end it may not have complained."""
-    context = browser.new_context(
-        viewport={"width": 390, "height": 844}, reduced_motion="reduce", has_touch=True
-    )
-    opened, complaints = context.new_page(), []
-    opened.set_default_timeout(10_000)
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on(
-        "console", lambda said: complaints.append(said.text) if said.type == "error" else None
-    )
+def page(request: pytest.FixtureRequest, reader: Callable[..., Any], book: Path) -> Iterator[Any]:
+    """Open a lesson from disk, on a telephone; at the end it may not have missed anything."""
+    opened = reader(**PHONE).new_page()
     opened.goto((book / "notebooks" / f"{request.param.stem}.html").as_uri(), wait_until="load")
     opened.locator(".advlib-explorer").first.wait_for()
     yield opened
-    context.close()
-    assert complaints == []
+    assert opened.get_by_text(static_widgets.MISSED).count() == 0
 
 
 def test_every_control_of_every_explorer_does_something(page: Any) -> None:
@@ -96,3 +93,77 @@ def test_every_question_of_the_quiz_can_be_got_right_and_wrong(page: Any) -> Non
             check.click()
             assert form.locator(".advlib-wrong").count() == 1
     assert f"of {len(forms)} right" in page.locator(".advlib-score").inner_text()
+
+
+# -- what does not arrive, is forbidden or switched off
+
+
+@pytest.mark.parametrize("status", [404, None], ids=["not found", "broken off"])
+@pytest.mark.parametrize(
+    ("lost", "all_widgets"),
+    [("**/_static/states/*", False), ("**/_static/advlib-widgets.js*", True)],
+    ids=["states", "script"],
+)
+def test_a_file_that_does_not_arrive_is_told_in_one_sentence_and_harms_no_other(
+    lost: str, all_widgets: bool, status: int | None, address: str, reader: Callable[..., Any]
+) -> None:
+    page = reader(expected="Failed to load resource", **PHONE).new_page()
+    page.route(lost, lambda route: route.fulfill(status=status) if status else route.abort())
+    page.goto(f"{address}notebooks/04-pgd.html", wait_until="load")
+    places = page.locator(".advlib-widget")
+    told = places.filter(has_text=static_widgets.MISSED)
+    assert told.count() == (places.count() if all_widgets else 1)
+    assert all(place.inner_text().count(static_widgets.MISSED) == 1 for place in told.all())
+    picture = told.get_by_role("img")
+    picture.scroll_into_view_if_needed()
+    page.wait_for_function("e => e.naturalWidth > 0", arg=picture.element_handle())
+    if not all_widgets:
+        page.locator(".advlib-quiz form").first.get_by_role("radio").first.check(force=True)
+        page.locator(".advlib-quiz form").first.get_by_role("button").click()
+        assert page.locator(".advlib-feedback").first.inner_text()
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("name", ["book/index", "notebooks/04-pgd"])
+def test_where_storage_is_forbidden_the_page_is_whole(
+    name: str, colours: str, address: str, reader: Callable[..., Any]
+) -> None:
+    page = reader(BLOCKED_STORAGE, color_scheme=colours).new_page()
+    page.goto(f"{address}{name}.html", wait_until="load")
+    theme = "document.documentElement.dataset.theme"
+    assert page.evaluate(theme) == colours
+    seen = set()
+    for _ in range(3):
+        page.locator("button.theme-switch-button:visible").first.click()
+        seen.add(page.evaluate(theme))
+    assert seen == {"light", "dark"}
+    assert "keeps nothing for this page" in page.locator(".advlib-overview").text_content()
+    page.keyboard.press("Control+k")
+    page.keyboard.type("Danskin")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search.html?q=Danskin*")
+    page.locator("#search-results li a").first.wait_for()
+
+
+@pytest.mark.parametrize("name", ["book/index", "notebooks/04-pgd"])
+def test_without_scripts_text_pictures_and_formulas_are_there(
+    name: str, address: str, reader: Callable[..., Any]
+) -> None:
+    page = reader(java_script_enabled=False, color_scheme="dark").new_page()
+    page.goto(f"{address}{name}.html", wait_until="load")
+    pictures = page.locator("main img")
+    assert pictures.count() >= 2
+    assert all(
+        one.evaluate("e => e.naturalWidth > 0 && e.checkVisibility()") for one in pictures.all()
+    )
+    formulas = page.locator("main .math")
+    assert formulas.locator("mjx-container").count() == formulas.count()
+    assert not page.locator(".advlib-overview").is_visible()
+    # The theme's ink: nothing follows the system by half.
+    colour = "e => getComputedStyle(e).color"
+    assert page.locator("article p").first.evaluate(colour) == "rgb(34, 40, 50)"
+    places = page.locator(".advlib-widget, .advlib-lab")
+    assert places.count() > 0
+    for place in places.all():
+        said = place.locator("noscript p, .lab-still p, summary")
+        assert said.count() == 1 and said.is_visible()

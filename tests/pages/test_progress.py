@@ -5,10 +5,7 @@ Most tests open a small book of two lessons and a list, made by the book's own e
 
 import json
 import re
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +13,13 @@ import page_policy
 import pytest
 import reader_progress
 import static_widgets
+from scripts import BLOCKED_STORAGE, WATCH_SHIFTS
 from test_widgets import notebook, view
 
 from advlib import widgets
 from advlib.widgets import base
 
 LESSONS = ("first", "second")
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: Any) -> None:
-        """Say nothing: the tests report what fails."""
 
 
 def _questions(lesson: str) -> list[base.PageWidget]:
@@ -78,43 +71,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def served(small: Path) -> Iterator[str]:
+def served(small: Path, serve: Callable[[Path], str]) -> str:
     """Serve the folder above the small book and return the book's address."""
-    handler = partial(_Quiet, directory=str(small.parent))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/book/"
-        server.shutdown()
+    return f"{serve(small.parent)}book/"
 
 
 @pytest.fixture(params=["served", "disk"])
 def place(request: pytest.FixtureRequest, small: Path, served: str) -> str:
     """Return the address of the small book, on a server and on the disk."""
     return served if request.param == "served" else f"{small.as_uri()}/"
-
-
-@pytest.fixture
-def reader(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Return a function that starts a browser of a new reader; at the end no page complained."""
-    contexts, complaints = [], []
-
-    def start(script: str = "", **options: Any) -> Any:
-        contexts.append(browser.new_context(**options))
-        contexts[-1].set_default_timeout(10_000)
-        if script:
-            contexts[-1].add_init_script(script)
-
-        def listen(page: Any) -> None:
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-            page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-
-        contexts[-1].on("page", listen)
-        return contexts[-1]
-
-    yield start
-    for context in contexts:
-        context.close()
-    assert complaints == []
 
 
 def opened(context: Any, address: str) -> Any:
@@ -296,11 +261,10 @@ def test_a_quiz_can_be_cleared(place, reader):
 
 MISSING = "Object.defineProperty(window, 'localStorage', {value: null})"
 GONE = "delete Window.prototype.localStorage; delete window.localStorage"
-BLOCKED = "Object.defineProperty(window, 'localStorage', {get() { throw new Error('blocked') }})"
 FULL = "Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError') }"
 
 
-@pytest.mark.parametrize("script", [MISSING, GONE, BLOCKED, FULL])
+@pytest.mark.parametrize("script", [MISSING, GONE, BLOCKED_STORAGE, FULL])
 def test_without_storage_all_works_and_one_sentence_says_so(place, reader, script):
     page = lesson(reader(script), place)
     assert "keeps nothing for this page" in state(page)
@@ -382,7 +346,7 @@ for (const [kind, data] of window.shown) {
 """
 
 
-@pytest.mark.parametrize("script", ["", BLOCKED])
+@pytest.mark.parametrize("script", ["", BLOCKED_STORAGE])
 def test_with_a_kernel_the_model_is_told_each_time(tmp_path, reader, script):
     which = widgets.predict("Which?", ["one", "two"])
     shown = [[w.kind, w.data] for w in (which, which.reveal("two"))]
@@ -417,10 +381,8 @@ def test_with_a_kernel_the_model_is_told_each_time(tmp_path, reader, script):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_it_fits_and_axe_finds_nothing(served, browser, axe, scheme, width):
-    context = browser.new_context(
-        viewport={"width": width, "height": 844}, color_scheme=scheme, bypass_csp=True
-    )
+def test_it_fits_and_axe_finds_nothing(served, reader, axe, scheme, width):
+    context = reader(viewport={"width": width, "height": 844}, color_scheme=scheme, bypass_csp=True)
     page = lesson(context, served)
     lock(page)
     page.get_by_role("button", name="Forget this lesson's answers").click()
@@ -433,23 +395,18 @@ def test_it_fits_and_axe_finds_nothing(served, browser, axe, scheme, width):
         one.wait_for_timeout(200)
         one.evaluate(axe)
         found += one.evaluate("axe.run().then(r => r.violations)")
-    context.close()
     assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found] == []
 
 
 def test_what_is_below_does_not_move(served, reader):
-    watch = (
-        "window.shift = 0; new PerformanceObserver(list => list.getEntries()"
-        ".forEach(e => window.shift += e.value)).observe({type: 'layout-shift', buffered: true})"
-    )
-    context = reader(watch)
+    context = reader(WATCH_SHIFTS)
     page = lesson(context, served)
     lock(page)
     page.reload()
     home = opened(context, f"{served}home/index.html")
     for one in (page, home):
         one.wait_for_timeout(300)
-        assert one.evaluate("window.shift") == 0
+        assert one.evaluate("moved") == []
 
 
 # -- in the book

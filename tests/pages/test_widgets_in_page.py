@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import page_states
 import pytest
 import static_widgets
+from scripts import BLOCKED_STORAGE, WATCH_SHIFTS
 from test_widgets import notebook, view
 
 from advlib import widgets
@@ -94,27 +96,15 @@ def build(tmp_path):
 
 
 @pytest.fixture
-def visit(browser):
+def visit(reader):
     """Return a function that opens an address; at the end no page may have complained."""
-    contexts, complaints = [], []
 
     def go(address: str, script: str = "", **options: Any) -> Any:
-        contexts.append(browser.new_context(**options))
-        if script:
-            contexts[-1].add_init_script(script)
-        page = contexts[-1].new_page()
-        page.set_default_timeout(5_000)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on(
-            "console", lambda said: complaints.append(said.text) if said.type == "error" else None
-        )
+        page = reader(script, **options).new_page()
         page.goto(address)
         return page
 
-    yield go
-    for context in contexts:
-        context.close()
-    assert complaints == []
+    return go
 
 
 # -- explorer
@@ -163,6 +153,21 @@ def test_two_explorers_on_one_page_do_not_touch_each_other(build, visit):
     assert len(set(ids)) == len(ids)
 
 
+def test_explorers_with_the_same_states_share_a_file_and_no_more(
+    build, visit, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(page_states, "SMALL", 0)
+    address = build(make_explorer(), make_explorer())
+    page = tmp_path / "page.html"
+    text = page_states.without_states(page.read_text(encoding="utf-8"), "page.html", tmp_path)
+    page.write_text(text, encoding="utf-8")
+    assert len(list((tmp_path / page_states.FOLDER).iterdir())) == 1
+    page = visit(address)
+    page.get_by_role("slider").last.press("End")
+    texts = page.locator(".advlib-text").all_inner_texts()
+    assert texts == ["noise at 0/255", "noise at 4/255"]
+
+
 def test_one_state_alone_says_why_nothing_moves(build, visit):
     controls = [widgets.slider("eps", range(3)), widgets.choice("direction", ["noise"])]
     widget = widgets.explorer(compute, controls, title="One", alt="What", precompute=False)
@@ -195,38 +200,34 @@ def test_nothing_sticks_out_and_the_colours_follow(build, visit, scheme, width):
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(build, browser, axe, width, scheme):
+def test_axe_finds_nothing(build, visit, axe, width, scheme):
     guess = widgets.predict("How many of 100?", widgets.number(0, 100, unit="%"))
     other = widgets.predict("Which?", ["a", "b"], answer="a", explanation="why")
     address = build(make_explorer(), guess, guess.reveal(3.0, "why"), other, make_quiz())
-    context = browser.new_context(
-        viewport={"width": width, "height": 844}, color_scheme=scheme, bypass_csp=True
-    )
-    page = context.new_page()
-    page.goto(address)
+    window = {"width": width, "height": 844}
+    page = visit(address, viewport=window, color_scheme=scheme, bypass_csp=True)
     page.locator(".advlib-quiz form button").first.click()
     page.locator(".advlib-predict button").first.click()
     page.wait_for_timeout(200)
     page.evaluate(axe)
     found = page.evaluate("axe.run().then(r => r.violations)")
-    context.close()
     # This page has only the widgets: the page's own landmarks are another test's subject.
     assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found] == []
 
 
-def test_without_scripts_the_stills_show_and_the_answer_is_folded(build, browser):
+def test_without_scripts_the_stills_show_and_the_answer_is_folded(build, visit):
     guess = widgets.predict("How many?", widgets.number(0, 100))
     address = build(make_explorer(), guess, guess.reveal(3), make_quiz())
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(address)
+    page = visit(address, java_script_enabled=False)
     still = page.get_by_role("img", name="What the explorer shows")
     assert still.is_visible()
     assert page.get_by_text("1. Single?").is_visible()
     assert not page.get_by_text("Measured: 3").is_visible()
     page.get_by_text("What was measured").click()
     assert page.get_by_text("Measured: 3").is_visible()
-    context.close()
+    said = page.locator("noscript p")
+    assert said.all_inner_texts() == 3 * [static_widgets.NO_SCRIPTS]
+    assert all(one.is_visible() for one in said.all())
 
 
 def test_a_damaged_state_keeps_its_still_and_harms_nothing_else(build, visit):
@@ -238,15 +239,11 @@ def test_a_damaged_state_keeps_its_still_and_harms_nothing_else(build, visit):
 
 
 def test_what_follows_a_widget_does_not_move(build, visit):
-    watch = (
-        "window.shift = 0; new PerformanceObserver(list => list.getEntries()"
-        ".forEach(e => window.shift += e.value)).observe({type: 'layout-shift', buffered: true})"
-    )
-    page = visit(build(make_explorer(), make_quiz()), script=watch)
+    page = visit(build(make_explorer(), make_quiz()), WATCH_SHIFTS)
     page.wait_for_timeout(300)
     page.get_by_role("slider").press("End")
     page.wait_for_timeout(300)
-    assert page.evaluate("window.shift") == 0
+    assert page.evaluate("moved") == []
 
 
 # -- predict, lock, reveal
@@ -285,12 +282,9 @@ def test_options_must_be_chosen_before_they_can_be_locked(build, visit):
     assert "since b" in page.locator("main").inner_text()
 
 
-NO_STORAGE = "Object.defineProperty(window, 'localStorage', {get() { throw new Error('blocked') }})"
-
-
 def test_all_works_when_storage_is_blocked(build, visit):
     guess = widgets.predict("Which?", ["a", "b"])
-    page = visit(build(guess, guess.reveal("b"), make_quiz()), script=NO_STORAGE)
+    page = visit(build(guess, guess.reveal("b"), make_quiz()), BLOCKED_STORAGE)
     page.locator(".advlib-predict").get_by_role("radio", name="a").check()
     page.get_by_role("button", name="Lock my guess").click()
     assert page.locator(".advlib-reveal dd").all_inner_texts() == ["a", "b"]
@@ -326,6 +320,12 @@ def test_a_quiz_names_the_mistake(build, visit):
         ("eight", "Type a number"),
         ("8", "in 255ths"),
         ("0,5", "Not this number"),
+        ("0,008/0,255", "Right. divided"),
+        ("8,000", "Not this number"),
+        ("8,0", "in 255ths"),
+        ("8,000/255", "Not this number"),
+        ("8,000,000/255,000,000", "Right. divided"),
+        ("8,00,000", "Type a number"),
         ("8/255", "Right. divided"),
     ]:
         number.get_by_role("textbox").fill(typed)
