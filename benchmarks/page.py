@@ -35,7 +35,7 @@ A model's parameters require gradients unless its owner froze them. A library th
 `loss.backward()` then computes the gradients of all weights as well, and pays for it. The two columns
 show both cases.
 
-- *advlib* is {py:func}`advlib.pgd` as one calls it. It returns the best point visited, so it measures
+- *advlib* is {py:func}`advlib.attacks.pgd` as one calls it. It returns the best point visited, so it measures
   the last one: one forward pass more than the floor.
 - *advlib, last point* is the same with `keep_best=False`: the work of the floor.
 - *advlib, accelerated* attacks the copy that {py:func}`advlib.fast.accelerated` makes. It gives the same
