@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -209,8 +210,10 @@ def test_without_npm_the_build_says_what_it_does(
     assert not (tmp_path / "vendor").exists()
 
 
-def small_book(folder: Path, page: str) -> subprocess.CompletedProcess[str]:
-    """Build a book of one page and one small lesson with this book's own configuration."""
+def small_book(
+    folder: Path, page: str, lessons: Sequence[str] = ("lesson",)
+) -> subprocess.CompletedProcess[str]:
+    """Build a book of one page and small lessons with this book's own configuration."""
     shutil.copy(ROOT / "_config.yml", folder)
     shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("*.md"))
     # Not the extension's parent folder: it reads the package's scripts.
@@ -218,7 +221,8 @@ def small_book(folder: Path, page: str) -> subprocess.CompletedProcess[str]:
     vendored = ROOT / "_build" / "vendor"
     if vendored.exists():
         shutil.copytree(vendored, folder / "_build" / "vendor")
-    (folder / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: lesson\n")
+    chapters = "".join(f"- file: {name}\n" for name in lessons)
+    (folder / "_toc.yml").write_text(f"format: jb-book\nroot: index\nchapters:\n{chapters}")
     (folder / "index.md").write_text(page)
     lesson = {
         "cells": [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# Lesson"}],
@@ -226,7 +230,9 @@ def small_book(folder: Path, page: str) -> subprocess.CompletedProcess[str]:
         "nbformat": 4,
         "nbformat_minor": 5,
     }
-    (folder / "lesson.ipynb").write_text(json.dumps(lesson))
+    for name in lessons:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / f"{name}.ipynb").write_text(json.dumps(lesson))
     command = [Path(sys.executable).with_name("jupyter-book"), "build", "-W", "-n", "."]
     environ = {k: v for k, v in os.environ.items() if not k.startswith("GITHUB_")}
     environ["GITHUB_REPOSITORY"] = "someone/fork"
@@ -241,7 +247,8 @@ def test_a_fork_launches_the_fork(tmp_path: Path) -> None:
     assert launch in page
     assert "https://someone.github.io/fork/" in page
     assert (tmp_path / "_build" / "html" / "sitemap.xml").exists()
-    assert "https://someone.github.io/fork/_static/cover.png" in page
+    assert '"https://someone.github.io/fork/_static/social.png"' in page
+    assert '<meta name="twitter:card" content="summary_large_image"' in page
     missing = (tmp_path / "_build" / "html" / "404.html").read_text(encoding="utf-8")
     assert 'href="https://someone.github.io/fork/book/index.html"' in missing
 
@@ -277,3 +284,11 @@ def test_no_formula_is_left_as_typed(page: Path) -> None:
         around = {parent.name for parent in text.parents}
         around |= {name for parent in text.parents for name in parent.get("class", [])}
         assert around & {"code", "pre", "script", "math"}, f"a formula is not set: {text[:80]!r}"
+
+
+@built
+def test_the_words_of_the_glossary_stand_in_order_and_lead_to_each_other() -> None:
+    page = (HTML / "book/glossary.html").read_text(encoding="utf-8")
+    words = re.findall(r'<dt id="(term-[^"]+)"', page)
+    assert len(words) > 40 and words == sorted(words, key=str.lower)
+    assert all(f'href="#{word}"' in page for word in ("term-norm", "term-box", "term-PGD"))
