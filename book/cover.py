@@ -1,11 +1,16 @@
 """Draw the README's picture: one stop sign clean, with noise, and adversarial.
 
+The same beside the book's title is what a link to the book shows elsewhere.
+
 python book/cover.py
 """
 
+import io
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 
 import advlib
 from advlib import plots
@@ -15,6 +20,9 @@ from advlib.evaluation import predict
 EPS = 4 / 255
 TARGET = "speed limit 100"
 PLACE = Path(__file__).parent / "assets" / "cover.png"
+SOCIAL = PLACE.with_name("social.png")
+WIDTH, HEIGHT = 1200, 630
+TITLE = "Adversarial\nExamples,\nHands On"
 
 
 def columns() -> list[plots.Column]:
@@ -45,11 +53,24 @@ def alt(shown: list[plots.Column]) -> str:
     )
 
 
+def beside_title(figure: Figure) -> Figure:
+    """Set the figure beside the book's title, in the shape that a preview of a link has."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=HEIGHT / figure.get_figheight())
+    buffer.seek(0)
+    picture = plt.imread(buffer)
+    preview = plt.figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100, facecolor="white")
+    preview.figimage(picture, xo=WIDTH - picture.shape[1] - 20, yo=0)
+    preview.text(0.05, 0.5, TITLE, fontsize=42, fontweight="bold", va="center", linespacing=1.3)
+    return preview
+
+
 def main() -> None:
-    """Save the figure and print its alternative text."""
+    """Save the pictures and print its alternative text."""
     shown = columns()
     figure = plots.story(shown, signs.CLASS_NAMES, original=shown[0][1], factor=25)
     figure.savefig(PLACE, dpi=150, metadata={"Software": None})
+    beside_title(figure).savefig(SOCIAL, dpi=100, metadata={"Software": None})
     print(alt(shown))
 
 

@@ -17,6 +17,14 @@ from sphinx.config import Config
 
 _REMOTE = re.compile(r"^(?:(?:https?|ssh|git)://(?:[^@/]+@)?|[\w.-]+@)([\w.-]+)(?::\d+)?[:/](.+)$")
 
+PREVIEW = "_static/social.png"
+TAGS = (
+    '<meta property="og:image:width" content="1200" />',
+    '<meta property="og:image:height" content="630" />',
+    '<meta name="twitter:card" content="summary_large_image" />',
+)
+"""The picture that a link to the book shows elsewhere (book/cover.py), its size, and how."""
+
 
 def _git(root: Path, *arguments: str) -> str:
     try:
@@ -86,8 +94,9 @@ def set_addresses(app: Sphinx, config: Config) -> None:
         options["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
     config.html_baseurl = config.ogp_site_url = site(url)
     if site(url):  # what a link to the book shows elsewhere; it needs a full address
-        config.ogp_image = "_static/cover.png"
+        config.ogp_image = PREVIEW
         config.ogp_image_alt = "A stop sign, the same with noise, and the same under attack"
+        config.ogp_custom_meta_tags = list(TAGS)
     config.sitemap_url_scheme = "{link}"
     config.sitemap_show_lastmod = False
 
