@@ -18,6 +18,10 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 STILL = "live-lab.png"
 ROWS = 10
 """A table with more rows may not fit on what is left of a page."""
+SHORT = 8
+"""Characters of a cell that does not go over two lines."""
+LINE = 90
+"""Characters of a line; a table that asks for more is set in small letters."""
 PADDING = 3
 """Characters that the space between two columns takes."""
 _SUMMARY = re.compile(r"<summary>(.*?)</summary>", re.DOTALL)
@@ -38,13 +42,15 @@ def unfold_cell(classes: Iterable[str]) -> list[str]:
 def widths(columns: Iterable[list[str]]) -> list[int]:
     """Return the shares of a line for the columns of a table, from what stands in their cells.
 
-    A column needs its longest word on one line; beyond that, text can go over several.
+    A column needs its longest word on one line, and all of a cell that is short; beyond that, text
+    can go over several lines, and the long cells decide how many.
     """
     shares = []
     for cells in columns:
+        lengths = [len(cell) for cell in cells]
         longest = max((len(word) for cell in cells for word in cell.split()), default=1)
-        mean = sum(map(len, cells)) / len(cells)
-        shares.append(PADDING + math.ceil(math.sqrt(longest * max(longest, mean))))
+        text = math.sqrt(longest * math.sqrt(sum(n * n for n in lengths) / len(lengths)))
+        shares.append(PADDING + math.ceil(max(longest, text, min(SHORT, max(lengths)))))
     return shares
 
 
@@ -66,7 +72,7 @@ class LieOpen(SphinxPostTransform):
                 room = nodes.raw("", r"\needspace{5\baselineskip}", format="latex")
                 word = nodes.paragraph("", "", nodes.strong("", fold[1].strip()))
                 raw.replace_self([room, word])
-        for table in self.document.findall(nodes.tgroup):
+        for table in list(self.document.findall(nodes.tgroup)):
             _let_break(table)
         for lab in list(self.document.findall(LiveLab)):
             lab.replace_self(self._still_lab())
@@ -91,8 +97,12 @@ def _let_break(table: nodes.tgroup) -> None:
     if len(rows) <= ROWS or any(len(row) != len(specs) for row in rows):
         return
     table.parent["classes"] += ["longtable", "colwidths-given"]
-    for spec, width in zip(specs, widths(map(list, zip(*rows, strict=True))), strict=True):
+    shares = widths(map(list, zip(*rows, strict=True)))
+    for spec, width in zip(specs, shares, strict=True):
         spec["colwidth"] = width
+    if sum(shares) > LINE:
+        small, end = (nodes.raw("", text, format="latex") for text in (r"{\footnotesize", "}"))
+        table.parent.replace_self([small, table.parent, end])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
