@@ -163,6 +163,8 @@ def main() -> int:
         for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
         if not sys.argv[1:] or path.name[:2] in sys.argv[1:]
     ]
+    if not lessons:
+        raise SystemExit("There is no such lesson: name lessons by two digits, 03 12.")
     if changes := uncommitted():
         print(f"What is committed is installed, without these changes:\n{changes}", flush=True)
     prepare()
