@@ -19,7 +19,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "advlib", root / "advlib")
     shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("node_modules"))
     (root / "tests").mkdir()
-    for name in ("conftest.py", "test_notebooks.py", "test_lessons.py"):
+    for name in ("conftest.py", "explorers.py", "test_notebooks.py", "test_lessons.py"):
         shutil.copy(ROOT / "tests" / name, root / "tests")
     shutil.copy(ROOT / "pyproject.toml", root)
     (root / "notebooks").mkdir()

@@ -41,7 +41,7 @@ def failures(said: str) -> set[str]:
 def course(folder: Path, *tests: str) -> Path:
     """A folder with some of this book's tests and what they import."""
     (folder / "tests").mkdir(parents=True)
-    for name in ("conftest.py", *tests):
+    for name in ("conftest.py", "explorers.py", *tests):
         shutil.copy(ROOT / "tests" / name, folder / "tests")
     shutil.copytree(
         ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("vendor", "__pycache__")
