@@ -13,7 +13,7 @@ HTML   := _build/html
 
 .DEFAULT_GOAL := help
 .PHONY: help setup book test units long coverage faults soak flakes scoreboard bench test-colab lab serve \
-  notebooks new-lesson lint links dependencies dist print-packages pdf clean
+  notebooks new-lesson lint links lighthouse dependencies dist print-packages pdf clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -95,6 +95,15 @@ lint: $(READY)  ## style and types
 
 links: $(READY)  ## look up every address that the book links to (needs the network)
 	$(BIN)/jupyter-book build --builder linkcheck .
+
+# The last version that runs on Node.js 18 and 20.
+build/lighthouse/.ready:
+	@npm --version > /dev/null 2>&1 || { echo "npm is missing: sudo apt-get install npm"; exit 1; }
+	npm install --prefix build/lighthouse --ignore-scripts --no-audit --no-fund --silent lighthouse@12.8.2
+	@touch $@
+
+lighthouse: book build/lighthouse/.ready  ## how fast and how accessible three pages are, by Lighthouse
+	$(BIN)/python book/lighthouse.py build/lighthouse/node_modules/lighthouse/cli/index.js
 
 # Tools that only a release needs live in a place of their own.
 $(TOOLS)/.ready:
