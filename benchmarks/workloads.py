@@ -49,7 +49,7 @@ def workloads(device: torch.device | str = "cpu") -> list[Workload]:
     mnist = RELEASES["wong-mnist"]  # its layers; the weights are drawn anew
     loads = [
         ("small CNN, 256 pictures of 1x28x28", mnist.build, (256, 1, 28, 28), 40, 10),
-        ("sign network, 64 pictures of 3x64x64", SignNet, (64, 3, 64, 64), 10, 16),
+        ("sign network, 32 pictures of 3x64x64", SignNet, (32, 3, 64, 64), 10, 16),
         ("ResNet-18, 64 pictures of 3x32x32", resnet(18, 10), (64, 3, 32, 32), 10, 10),
         ("ResNet-18, 8 pictures of 3x224x224", resnet(18, 100), (8, 3, 224, 224), 10, 100),
     ]

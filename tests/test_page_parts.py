@@ -66,6 +66,7 @@ def test_pictures_get_their_sizes_and_wait_behind_the_first_section(tmp_path: Pa
     (tmp_path / "_images" / "a.png").write_bytes(PNG)
     still = base64.b64encode(PNG).decode()
     page = (
+        "<h2>Contents</h2><article>"
         '<img src="../_images/a.png"><h2>Section</h2><img alt="a" src="../_images/a.png"/>'
         f'<img src="data:image/png;base64,{still}" width="4" height="3"><img src="gone.png">'
     )

@@ -42,7 +42,8 @@ def placed(page: str, name: str, out: Path) -> str:
     out
         The book's folder; embedded pictures are written there.
     """
-    first_section = page.find("<h2")
+    # Of the article: the frame around it has a heading of its own.
+    first_section = page.find("<h2", max(page.find("<article"), 0))
     folder = posixpath.dirname(name) or "."
 
     def file_of(match: re.Match[str]) -> str:
