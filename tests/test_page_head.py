@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import cover
 import page_address
 import page_head
-import page_heights
 import page_styles
 import pytest
 
@@ -84,19 +83,6 @@ def test_one_sheet_stands_for_all_and_a_second_build_changes_nothing(tmp_path: P
             for found in links
         )
     assert "logo.svg" in (pages / "a.html").read_text()
-
-
-def test_an_entry_of_the_reference_knows_its_lines() -> None:
-    def entry(words: str) -> str:
-        inner = '<dl class="py method"><dt>m</dt></dl>'
-        return f'<section>\n<dl class="py function">\n<dt>f</dt><dd><p>{words}</p>{inner}</dd></dl>'
-
-    page = '<dl class="simple"><dt>kept</dt></dl>' + entry("w") + entry("word " * 100)
-    measured = page_heights.with_heights(page)
-    short, long = map(int, re.findall(r'<dl class="py function" style="--lines: (\d+)">', measured))
-    assert 3 <= short < 5 and long == pytest.approx(short + 500 / page_heights.COLUMNS, abs=1)
-    assert measured.count("--lines") == 2
-    assert page_heights.with_heights(measured) == measured
 
 
 def test_a_head_says_each_thing_once() -> None:

@@ -8,7 +8,7 @@ import pytest
 from scripts import WATCH_SHIFTS
 
 LESSONS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-PAGES = ["book/index", "book/api", *(f"notebooks/{path.stem}" for path in LESSONS)]
+PAGES = ["book/index", "book/api-attacks", *(f"notebooks/{path.stem}" for path in LESSONS)]
 WINDOWS = {"phone": (390, 844), "desktop": (1280, 900)}
 
 READ_ON = """async () => {
@@ -48,11 +48,11 @@ def test_nothing_moves_while_a_page_loads_and_is_read(
         page.evaluate(READ_ON)
     moved = page.evaluate("moved")
     # The reference begins with formulas, whose fonts come last.
-    limit = 0.02 if name == "book/api" else 0.01
+    limit = 0.02 if name == "book/api-attacks" else 0.01
     assert sum(value for value, _, _ in moved) < limit, moved
 
 
-@pytest.mark.parametrize("name", ["book/index", "book/api", "notebooks/04-pgd"])
+@pytest.mark.parametrize("name", ["book/index", "book/api-attacks", "notebooks/04-pgd"])
 def test_a_page_fetches_only_what_it_shows(name: str, address: str, window: Any) -> None:
     page, sizes = window(WINDOWS["phone"]), {}
     page.on("response", lambda response: sizes.update({response.url: len(response.body())}))
@@ -119,7 +119,9 @@ def test_a_printed_lesson_holds_its_pictures(book: Path, window: Any) -> None:
 @pytest.mark.parametrize("size", WINDOWS)
 def test_a_link_into_the_reference_arrives_at_its_entry(size: str, book: Path, window: Any) -> None:
     page = window(WINDOWS[size])
-    page.goto((book / "book" / "api.html").as_uri() + "#advlib.attacks.pgd", wait_until="load")
+    page.goto(
+        (book / "book" / "api-attacks.html").as_uri() + "#advlib.attacks.pgd", wait_until="load"
+    )
     page.wait_for_timeout(500)
     box = page.locator("[id='advlib.attacks.pgd']").bounding_box()
     assert 0 <= box["y"] < WINDOWS[size][1] / 2
