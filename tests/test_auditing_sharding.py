@@ -34,6 +34,7 @@ for folder, change in changes:
         print("failed", flush=True)
     except AdvlibError as error:
         print(f"{type(error).__name__}: {error}", flush=True)
+dist.destroy_process_group()
 sys.exit(2)
 """
 

@@ -128,7 +128,7 @@ def test_no_weights_and_no_network_is_said_in_one_sentence(
     def unreachable(*_: object, **__: object) -> None:
         raise URLError("no network here")
 
-    monkeypatch.setattr("advlib.download.urlopen", unreachable)
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", unreachable)
     with pytest.raises(DownloadError, match=r"could not be reached \(no network here\)"):
         imagenet("squeezenet1_1")
 

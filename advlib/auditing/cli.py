@@ -191,8 +191,10 @@ def _team() -> Iterator[None]:
     import torch.distributed as dist
 
     dist.init_process_group("gloo", timeout=TIMEOUT)
-    yield
-    dist.destroy_process_group()
+    try:
+        yield
+    finally:  # threads that still wait for a lost process would abort this one as it ends
+        dist.destroy_process_group()
 
 
 def _from_file(path: Path, function: str) -> Model:
