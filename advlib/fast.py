@@ -113,7 +113,8 @@ def accelerated(
             fast = _half(fast, x, dtype)
         if x.device.type == "cpu" and len(x) > 0:
             part = x[: math.ceil(len(x) / threads)]
-            fast = _if_equal(_packed, fast, part, "the weights are not laid out once")
+            coarse = TOLERANCE if dtype is None else 16 * torch.finfo(dtype).eps
+            fast = _if_equal(_packed, fast, part, "the weights are not laid out once", coarse)
             if threads > 1:
                 fast = _in_parts(fast, x, threads)
         if x.is_cuda and len(x) > 0:
@@ -126,14 +127,18 @@ def _packed(model: nn.Module, x: Tensor) -> nn.Module:
 
 
 def _if_equal(
-    make: Callable[[nn.Module, Tensor], nn.Module], model: nn.Module, x: Tensor, otherwise: str
+    make: Callable[[nn.Module, Tensor], nn.Module],
+    model: nn.Module,
+    x: Tensor,
+    otherwise: str,
+    tolerance: float = TOLERANCE,
 ) -> nn.Module:
     """What `make` makes of `model`, if it gives the same answers; else `model`, with a warning."""
     try:
         made = make(model, x)
         with torch.enable_grad():
             pairs = zip(_answers(made, x), _answers(model, x), strict=True)
-        if not any(_differs(found, wanted) for found, wanted in pairs):
+        if not any(_differs(found, wanted, tolerance) for found, wanted in pairs):
             return made
         why = "the copy gives other answers"
     except Exception as error:  # noqa: BLE001  what cannot be rewritten raises many kinds
@@ -153,13 +158,13 @@ def _copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
-def _differs(logits: Tensor, wanted: Tensor) -> bool:
+def _differs(logits: Tensor, wanted: Tensor, tolerance: float = TOLERANCE) -> bool:
     if logits.shape != wanted.shape:
         return True
     if wanted.numel() == 0:
         return False
     spread = float((wanted.amax() - wanted.amin()).clamp_min(torch.finfo(wanted.dtype).tiny))
-    return not float((logits - wanted).abs().amax()) <= TOLERANCE * spread
+    return not float((logits - wanted).abs().amax()) <= tolerance * spread
 
 
 def _rewritten(model: nn.Module, x: Tensor, wanted: Tensor) -> nn.Module:

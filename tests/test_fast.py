@@ -235,6 +235,19 @@ def test_weights_are_laid_out_once() -> None:
     same(model, fast, x)
 
 
+def test_in_half_precision_another_order_of_the_sums_is_no_other_answer() -> None:
+    """The first layer reads squares, and bfloat16 rounds at each of the layers behind it."""
+
+    def deep() -> nn.Module:
+        layers = [nn.Conv2d(3, 16, 7, 2, 3), nn.ReLU()]
+        for _ in range(12):
+            layers += [nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 36, 5))
+
+    fast = quiet(seeded(deep).eval(), pictures(8), threads=1, dtype=torch.bfloat16)
+    assert "_Unshuffled" in {type(module).__name__ for module in fast.modules()}
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_where_torch_cannot_lay_them_out_the_copy_is_used_without(monkeypatch, threads) -> None:
     def missing(model: nn.Module, x: Tensor) -> nn.Module:
