@@ -31,6 +31,8 @@ LADDER = (5, 10, 20, 40, 100)
 """The same for `advlib` alone: the first that finds what another library found is compared."""
 CLASSES = (0, 4, 8, 9, 10, 11, 12, 13, 14, 15)
 """The signs that 32 pixels can show: three of the nine speed limits, and all others."""
+NEAR = 0.015
+"""How near to AutoAttack, in robust accuracy, is as good as it."""
 LEARNED = 0.6
 """Least share of right answers, without an attacker, of a network that is worth attacking."""
 Attack = Callable[[nn.Module, Tensor, Tensor, float, int], Tensor]
@@ -106,7 +108,7 @@ def networks(training: int = 6000, epochs: int = 8) -> tuple[nn.Module, nn.Modul
     return standard.eval().requires_grad_(False), robust.eval().requires_grad_(False)
 
 
-def subjects(standard: nn.Module, robust: nn.Module, n: int = 900) -> list[Subject]:
+def subjects(standard: nn.Module, robust: nn.Module, n: int = 300) -> list[Subject]:
     """What is attacked: both networks and the masked one, on pictures they have not seen.
 
     Raises
@@ -409,14 +411,21 @@ def _reference(subject: dict[str, Any]) -> str:
     slow = subject["reference"]
     if slow is None or "error" in slow:
         return "AutoAttack did not run." if slow else ""
-    most = max(row["budget"] for row in subject["rows"])
-    own = _row(subject, "advlib", "robust_accuracy", most)
-    ratio = slow["seconds"] / own["seconds"]
-    return (
+    said = (
         "All of AutoAttack (torchattacks' parts, the paper's steps): "
         f"{100 * slow['robust']:.1f} %, with {slow['gradients']:.0f} gradients a picture in "
-        f"{slow['seconds']:.0f} s. advlib with {most} gradients took {own['seconds']:.1f} s, "
-        f"1/{ratio:.0f} of it."
+        f"{slow['seconds']:.0f} s. "
+    )
+    own = [row for row in subject["rows"] if row["library"] == "advlib"]
+    near = [row for row in own if row["robust"] <= slow["robust"] + NEAR]
+    if not near:
+        return said + f"advlib does not come within {100 * NEAR:.1f} points of it."
+    first = min(near, key=lambda row: row["seconds"])
+    return (
+        said
+        + f"advlib comes within {100 * NEAR:.1f} points of it with {first['budget']} gradients, "
+        f"{100 * first['robust']:.1f} %, in {first['seconds']:.2g} s: "
+        f"1/{slow['seconds'] / first['seconds']:.0f} of the time."
     )
 
 
