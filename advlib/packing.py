@@ -68,12 +68,19 @@ def packed(model: nn.Module, x: Tensor) -> nn.Module:
     return fast.get(model, model)
 
 
+def _known(dtype: torch.dtype) -> bool:
+    """Whether this processor and this build of torch lay out weights of `dtype`."""
+    if not torch.backends.mkldnn.is_available() or dtype not in DTYPES:
+        return False
+    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def _can_be_packed(module: nn.Module) -> bool:
     return (
         type(module) is nn.Conv2d
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
-        and module.weight.dtype in DTYPES
+        and _known(module.weight.dtype)
         and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
     )
 

@@ -8,9 +8,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from advlib.packing import packed
+from advlib.packing import _known, packed
 
 RANDOM_STATE_IS_WATCHED = True
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN"
+)
 
 
 def answers(model: nn.Module, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,6 +138,18 @@ def test_a_layer_with_a_hook_stays_and_the_hook_is_called() -> None:
     assert called == [1]
 
 
+@pytest.mark.parametrize("lacks", ["oneDNN", "bfloat16"])
+def test_where_the_processor_cannot_the_layers_stay(lacks: str, monkeypatch) -> None:
+    half = lacks == "bfloat16"
+    place = torch.ops.mkldnn if half else torch.backends.mkldnn
+    name = "_is_mkldnn_bf16_supported" if half else "is_available"
+    monkeypatch.setattr(place, name, lambda: False)
+    dtype = torch.bfloat16 if half else torch.float32
+    conv = seeded(lambda: nn.Conv2d(5, 4, 3)).to(dtype)
+    assert packed(conv, pictures(2, 5, 8, 8).to(dtype)) is conv
+
+
+@pytest.mark.skipif(not _known(torch.bfloat16), reason="this processor has no bfloat16")
 def test_in_half_precision_pictures_are_converted_as_autocast_does() -> None:
     conv = seeded(lambda: nn.Conv2d(5, 4, 3, padding=1)).bfloat16()
     fast = packed(copy.deepcopy(conv), pictures(2, 5, 8, 8).bfloat16())
