@@ -6,8 +6,8 @@ vain. Only one thing is asked here, how many pictures still stand, so only those
 
 1. a short run from `x`, which brings down what is easy and shows which wrong classes are nearest;
 2. run after run from random points, each towards the next of these classes, on the half of the
-   standing pictures that came closest, until the gradients are used up: those too that fallen
-   pictures have left.
+   standing pictures that came closest, until the gradients are used up, those too that fallen
+   pictures have left, or until nobody comes any closer.
 
 All runs raise the margin, a difference of two logits, with steps that shrink along a cosine. The
 sign of its gradient does not care how large the logits are, so large ones hide nothing. Pictures
@@ -92,7 +92,8 @@ def robust_accuracy(
     gradients
         How many input gradients may be taken for each picture on average, >= 1. Those that a
         fallen picture leaves are spent on others; ``gradients * n`` in all are never exceeded.
-        No picture gets more than ten times its part.
+        No picture gets more than ten times its part, and one that as many runs as there are
+        classes to try, one after the other, have brought no nearer to the edge gets no more.
     batch_size
         Pictures at work at a time, >= 1: it decides time and memory, and changes the result no
         more than rounding does.
@@ -145,10 +146,10 @@ def robust_accuracy(
         search.run(model, search.standing(), min(FIRST, gradients))
         while eps > 0:
             steps = min(LATER, 2 * gradients, search.left())
-            rows = search.nearest(steps)
+            rows, at_once = search.nearest(steps)
             if len(rows) == 0:
                 break
-            search.run(model, rows, steps)
+            search.run(model, rows, steps, at_once)
     stands = search.stands
     return Robustness(
         accuracy=wilson(int(stands.sum()), len(x)),
@@ -166,6 +167,8 @@ PATIENCE = 10
 """No picture gets more than so many times `gradients`; then it is given up."""
 CLASSES = 9
 """To how many wrong classes a picture is driven, the nearest first."""
+WIDE = 128
+"""A round of fewer pictures begins several runs of each at once, so that batches stay full."""
 STEP = 1.5
 """Length of the first step of a run, in parts of `eps`; the last is near 0."""
 ANY = -1
@@ -221,6 +224,8 @@ class _Search:
     """The wrong classes at that point of the first run, the nearest first, (n, k)."""
     runs: Tensor
     """How many runs each picture has had."""
+    idle: Tensor
+    """How many of the last ones have brought it no nearer."""
     spent: Tensor
     """How many gradients were taken of each picture."""
     checked: bool = False
@@ -247,7 +252,7 @@ class _Search:
             seeds=seeds.tolist(), on_fooled=on_fooled, advance=advance,
             wrong=zeros.bool(), stands=~zeros.bool(),
             margin=torch.full(zeros.shape, -torch.inf, device=x.device),
-            order=zeros[:, None].clone(), runs=zeros.clone(), spent=zeros,
+            order=zeros[:, None].clone(), runs=zeros.clone(), idle=zeros.clone(), spent=zeros,
         )  # fmt: skip
 
     def standing(self) -> Tensor:
@@ -257,22 +262,36 @@ class _Search:
         """How many gradients may still be taken."""
         return self.gradients * len(self.x) - int(self.spent.sum())
 
-    def nearest(self, steps: int) -> Tensor:
-        """The pictures of the next round: as many as `SHARE` says and the gradients suffice for."""
-        patience = PATIENCE * self.gradients
-        rows = (self.stands & (self.spent + steps <= patience)).nonzero().squeeze(1)
-        many = min(math.ceil(SHARE * len(rows)), self.left() // max(steps, 1))
-        chosen = self.margin[rows].argsort(descending=True, stable=True)[:many]
-        return rows[chosen].sort().values
+    def nearest(self, steps: int) -> tuple[Tensor, int]:
+        """The pictures of the next round, and how many runs each of them begins.
 
-    def run(self, model: Model, rows: Tensor, steps: int) -> None:
-        """`steps` gradients on each of the pictures `rows`, until it falls, in full batches."""
-        waiting, pool, ended = rows, self._enter(rows[:0]), self._enter(rows[:0])
+        As many as `SHARE` says and the gradients suffice for.
+        """
+        patience, left = PATIENCE * self.gradients, self.left() // max(steps, 1)
+        hopeful = (self.spent + steps <= patience) & (self.idle <= CLASSES)
+        rows = (self.stands & hopeful).nonzero().squeeze(1)
+        many = min(math.ceil(SHARE * len(rows)), left)
+        rows = rows[self.margin[rows].argsort(descending=True, stable=True)[:many]].sort().values
+        if many == 0:
+            return rows, 0
+        room = (patience - int(self.spent[rows].max())) // steps
+        return rows, max(1, min(WIDE // many, left // many, room, CLASSES))
+
+    def run(self, model: Model, rows: Tensor, steps: int, at_once: int = 1) -> None:
+        """`at_once` runs of `steps` gradients for each of the pictures `rows`, in full batches.
+
+        The runs of a picture keep step, and all end when it falls. So what is spent on it does
+        not depend on the size of the batches.
+        """
+        before = self.margin[rows]
+        waiting, pool, ended = rows, self._enter(rows[:0], 0), self._enter(rows[:0], 0)
         while len(waiting) or len(pool.row):
-            free = self.batch_size - len(pool.row)
-            if len(waiting) and free:
-                pool, waiting = pool.join(self._enter(waiting[:free])), waiting[free:]
-            grad, logits = self._ask(model, pool)
+            free = max(self.batch_size, at_once) - len(pool.row)
+            if len(waiting) and free >= at_once:
+                some = free // at_once
+                pool, waiting = pool.join(self._enter(waiting[:some], at_once)), waiting[some:]
+            asked = [self._ask(model, part) for part in self._batches(pool)]
+            grad, logits = (torch.cat(parts) for parts in zip(*asked, strict=True))
             stands = self._look(pool, logits)
             if not stands.all():
                 pool, grad = pool.of(stands), grad[stands]
@@ -282,22 +301,26 @@ class _Search:
             if len(ended.row) >= self.batch_size or not (len(waiting) or len(pool.row)):
                 self._look_at_ends(model, ended)
                 ended = ended.of(slice(0))
-        self.runs[rows] += 1
+        self.runs[rows] += at_once
+        self.idle[rows] = torch.where(self.margin[rows] > before, 0, self.idle[rows] + at_once)
 
-    def _enter(self, rows: Tensor) -> _Pool:
-        """Pictures that begin a run: the first from `x` towards any class, then one by one."""
-        x, turn = self.x[rows], self.runs[rows] - 1
-        target = self.order[rows, turn.clamp_min(0) % self.order.shape[1]]
-        target, start = torch.where(turn < 0, ANY, target), x.clone()
-        again = turn >= 0
-        start[again] = self._random_points(rows[again])
-        return _Pool(rows, torch.zeros_like(rows), target, x, *threats.bounds(x, self.eps), start)
+    def _enter(self, rows: Tensor, at_once: int) -> _Pool:
+        """Pictures that begin runs: the first from `x` towards any class, then one by one."""
+        turn = (self.runs[rows, None] + torch.arange(at_once, device=rows.device)).flatten()
+        rows = rows.repeat_interleave(at_once)
+        target = self.order[rows, (turn - 1).clamp_min(0) % self.order.shape[1]]
+        x, first = self.x[rows], turn == 0
+        start, again = x.clone(), ~first
+        start[again] = self._random_points(rows[again], turn[again])
+        low, high = threats.bounds(x, self.eps)
+        t = torch.zeros_like(rows)
+        return _Pool(rows, t, torch.where(first, ANY, target), x, low, high, start)
 
-    def _random_points(self, rows: Tensor) -> Tensor:
+    def _random_points(self, rows: Tensor, turn: Tensor) -> Tensor:
         """A point of each ball, drawn from each picture's own chance."""
         x, delta = self.x[rows], torch.zeros_like(self.x[rows])
-        for i, row in enumerate(rows.tolist()):
-            chance = torch.Generator().manual_seed(self.seeds[row] + int(self.runs[row]))
+        for i, (row, run) in enumerate(zip(rows.tolist(), turn.tolist(), strict=True)):
+            chance = torch.Generator().manual_seed(self.seeds[row] + run)
             delta[i] = threats.random_point(x[i : i + 1], self.eps, self.norm, chance)[0]
         return threats.confine(x, delta, self.eps, self.norm)
 
@@ -315,25 +338,24 @@ class _Search:
         grad, _, logits = value_and_gradient(model, pool.x_adv, y, ahead, check=first)
         if not grad.sum(dtype=logits.dtype).isfinite():
             raise ModelOutputError(NOT_FINITE)
-        self.spent[pool.row] += 1
+        self.spent.index_add_(0, pool.row, torch.ones_like(pool.row))
         self.advance(len(pool.row))
         return grad, logits
 
     def _look(self, pool: _Pool, logits: Tensor) -> Tensor:
-        """Note what the logits say; return which pictures stand."""
+        """Note what the logits say; return which rows of the pool hold pictures that stand."""
         row, y = pool.row, self.y[pool.row]
         value = margin(logits, y).float()
         if value.isnan().any():
             raise ModelOutputError(NOT_FINITE)
-        nearer = value > self.margin[row]
-        self.margin[row[nearer]] = value[nearer]
-        first = nearer & (pool.target == ANY)
+        first = (value > self.margin[row]) & (pool.target == ANY)
+        self.margin.scatter_reduce_(0, row, value, "amax")
         if first.any():
             self._note_order(row[first], logits[first], y[first])
-        stands = logits.argmax(1) == y
-        if not stands.all():
-            self._fall(pool.of(~stands))
-        return stands
+        fooled = logits.argmax(1) != y
+        if fooled.any():
+            self._fall(pool.of(fooled))
+        return self.stands[row]
 
     def _note_order(self, row: Tensor, logits: Tensor, y: Tensor) -> None:
         """Remember the nearest wrong classes, to be tried one after the other."""
@@ -344,6 +366,8 @@ class _Search:
         self.order[row] = wrong.topk(choices, dim=1).indices
 
     def _fall(self, pool: _Pool) -> None:
+        # Runs of a picture lie side by side; the first that fools the model counts.
+        pool = pool.of(torch.cat([pool.row.new_ones(1), pool.row.diff()]) != 0)
         self.stands[pool.row] = False
         anyway = (pool.t == 0) & (pool.target == ANY)
         self.wrong[pool.row[anyway]] = True
@@ -360,11 +384,15 @@ class _Search:
             moved = threats.confine(pool.x, moved - pool.x, self.eps, self.norm)
         return pool._replace(t=pool.t + 1, x_adv=moved)
 
+    def _batches(self, pool: _Pool) -> list[_Pool]:
+        starts = range(0, len(pool.row), self.batch_size)
+        return [pool.of(slice(start, start + self.batch_size)) for start in starts]
+
     @torch.no_grad()
     def _look_at_ends(self, model: Model, pool: _Pool) -> None:
         """Ask about points from which no step follows: no gradient is needed."""
-        for start in range(0, len(pool.row), self.batch_size):
-            part = pool.of(slice(start, start + self.batch_size))
+        for part in self._batches(pool):
+            part = part.of(self.stands[part.row])
             logits = model(part.x_adv.clone())  # a model may normalise in place
             self._look(part, logits.to(torch.promote_types(logits.dtype, torch.float32)))
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advlib import pgd, threats
 from advlib.errors import ModelOutputError, ThreatError
-from advlib.robustness import LATER, PATIENCE, robust_accuracy
+from advlib.robustness import CLASSES, FIRST, LATER, PATIENCE, robust_accuracy
 
 
 class Watched(nn.Module):
@@ -145,6 +145,29 @@ def test_a_picture_that_stands_alone_is_given_up_at_last() -> None:
     assert PATIENCE * 30 - LATER <= found.gradients - 39 <= PATIENCE * 30
 
 
+def test_a_picture_that_comes_no_nearer_is_given_up_after_a_run_to_each_class() -> None:
+    x, y = torch.full((6, 8), 0.5), torch.zeros(6, dtype=torch.long)
+    slope = torch.zeros(8, 4).double()
+    slope[:, 1] = 1e-3  # class 1 is nearest at a corner that each run reaches
+
+    def model(x: Tensor) -> Tensor:
+        return x.double() @ slope + torch.tensor([0.0, -1, -2, -3], dtype=torch.float64)
+
+    found = robust_accuracy(model, x, y, 0.1, gradients=2000)
+    assert found.accuracy.count == 6
+    # A first run; one in which it comes nearer; then at most as many again as go on together.
+    assert found.gradients <= 6 * (FIRST + (1 + 3 * CLASSES) * LATER)
+    assert found.gradients > 6 * CLASSES * LATER
+
+
+def test_few_pictures_begin_several_runs_at_once() -> None:
+    model = Watched(network())
+    x, y = data(model.model, 8)
+    robust_accuracy(model, x, y, 1e-4, gradients=100)  # nobody falls
+    assert model.gradient_sizes[:FIRST] == [8] * FIRST
+    assert model.gradient_sizes[FIRST] == 4 * CLASSES  # half of them, towards each class
+
+
 def test_batches_are_full_and_never_larger_than_allowed() -> None:
     model = Watched(network())
     x, y = data(model.model)
@@ -152,6 +175,9 @@ def test_batches_are_full_and_never_larger_than_allowed() -> None:
     assert max(model.forward_sizes) == 16
     # 40 pictures, 3 steps, 16 at a time: 16 enter, then 16, then 8 of the first run.
     assert model.gradient_sizes[:6] == [16] * 6
+    model.forward_sizes.clear()
+    robust_accuracy(model, x[:4], y[:4], 1e-4, gradients=60, batch_size=3)
+    assert max(model.forward_sizes) == 3
 
 
 def test_the_point_after_the_last_step_counts() -> None:
@@ -177,8 +203,10 @@ def test_the_batch_size_does_not_change_the_result() -> None:
     model = network()
     x, y = data(model)
     found = [
-        robust_accuracy(model, x, y, 0.03, gradients=20, batch_size=size) for size in (7, 16, 256)
+        robust_accuracy(model, x, y, 0.03, gradients=50, batch_size=size)
+        for size in (2, 7, 16, 256)
     ]
+    assert 0 < found[0].accuracy.count < 40
     for other in found[1:]:
         assert torch.equal(other.robust, found[0].robust)
         assert other.gradients == found[0].gradients
