@@ -23,7 +23,7 @@ from advlib.contracts import (
     check_steps,
 )
 from advlib.errors import ModelOutputError, ThreatError
-from advlib.gradients import Loss, resolve_loss, undisturbed, value_and_gradient
+from advlib.gradients import Loss, all_finite, resolve_loss, undisturbed, value_and_gradient
 
 OnStep = Callable[[int, int, Tensor, Tensor], None]
 """Called as ``on_step(restart, step, x_adv, loss)`` for every point that PGD visits."""
@@ -150,8 +150,7 @@ def fgsm(
     with undisturbed(model, x.device):
         x, y = x.clone(), y.clone()
         grad = value_and_gradient(model, x, y, loss).grad
-        # One sum tells, at a tenth of the cost, unless it overflows itself.
-        if not grad.sum(dtype=torch.float32).isfinite() and not grad.isfinite().all():
+        if not all_finite(grad):
             raise ModelOutputError(_NOT_FINITE)
         room = None if norm == "linf" else x  # there, cutting at the box afterwards is as good
         delta = threats.steepest(-grad if targeted else grad, eps, norm, room, mask=mask)
@@ -416,7 +415,7 @@ class _Visit(NamedTuple):
         """Measure `x_adv`, keep what is better; return the direction of ascent and the success."""
         first = self.restart == 0 and step == 0
         grad, value, logits = value_and_gradient(model, x_adv, y, self.goal.loss, check=first)
-        self.best.finite &= grad.sum(dtype=value.dtype).isfinite()
+        self.best.finite &= all_finite(grad)
         if self.only_last and rows is None:
             return self.goal.ascent(grad), self.best.success
         return self.goal.ascent(grad), self._note(x_adv, y, rows, step, value, logits)

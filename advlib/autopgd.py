@@ -25,7 +25,7 @@ from advlib.contracts import (
     check_steps,
 )
 from advlib.errors import ModelOutputError, ThreatError
-from advlib.gradients import Loss, margin, resolve_loss, undisturbed, value_and_gradient
+from advlib.gradients import Loss, all_finite, margin, resolve_loss, undisturbed, value_and_gradient
 
 MOMENTUM = 0.75
 """Weight of the new step; the rest goes to the step before (the paper's alpha)."""
@@ -502,7 +502,7 @@ class _Search:
             grad, value, logits = value_and_gradient(
                 model, x_adv, own, lambda logits, _: goal(logits, classes)[0], check=first
             )
-        if value.isnan().any() or not grad.sum(dtype=value.dtype).isfinite():
+        if value.isnan().any() or not all_finite(grad):
             raise ModelOutputError(_NOT_FINITE)
         return value.detach().float(), grad, goal(logits, classes)[1]
 

@@ -200,6 +200,14 @@ def value_and_gradient(
     return InputGradient(grad, value.detach(), logits.detach())
 
 
+def all_finite(grad: Tensor) -> Tensor:
+    """Whether no value is NaN or infinite: one boolean, left on the device of `grad`."""
+    if grad.numel() == 0:
+        return torch.ones((), dtype=torch.bool, device=grad.device)
+    low, high = torch.aminmax(grad)  # NaN, if one is there; a sum could overflow
+    return low.isfinite() & high.isfinite()
+
+
 def input_gradient(model: Model, x: Tensor, y: Tensor, *, loss: str | Loss = "ce") -> InputGradient:
     r"""Gradient of each picture's loss with respect to its own pixels.
 

@@ -29,7 +29,7 @@ from advlib.autopgd import stepped
 from advlib.contracts import Model, check_device, check_labels, check_pictures, check_steps
 from advlib.errors import ModelOutputError
 from advlib.evaluation import Proportion, wilson
-from advlib.gradients import margin, undisturbed, value_and_gradient
+from advlib.gradients import all_finite, margin, undisturbed, value_and_gradient
 
 OnFooled = Callable[[Tensor, Tensor], None]
 """Called as ``on_fooled(rows, x_adv)``: the indices of some pictures, and what fooled them."""
@@ -336,7 +336,7 @@ class _Search:
         first, self.checked = not self.checked, True
         y = self.y[pool.row]
         grad, _, logits = value_and_gradient(model, pool.x_adv, y, ahead, check=first)
-        if not grad.sum(dtype=logits.dtype).isfinite():
+        if not all_finite(grad):
             raise ModelOutputError(NOT_FINITE)
         self.spent.index_add_(0, pool.row, torch.ones_like(pool.row))
         self.advance(len(pool.row))

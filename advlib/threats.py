@@ -545,7 +545,7 @@ def _round_down(value: float, dtype: torch.dtype) -> float:
 
 
 def _add_towards(x: Tensor, delta: Tensor) -> Tensor:
-    """``x + delta`` in [0, 1], rounded towards `x` instead of to the nearest number.
+    """``x + delta``, rounded towards `x` instead of to the nearest number.
 
     The rounding error of a sum is itself a floating-point number (Knuth's TwoSum), so whether the
     rounded sum went too far can be seen exactly. One step back along the floating-point numbers,
@@ -557,8 +557,7 @@ def _add_towards(x: Tensor, delta: Tensor) -> Tensor:
     error = (total - part).neg_().add_(x).add_(part.neg_().add_(delta))
     above, below = (error < 0).logical_and_(delta > 0), (error > 0).logical_and_(delta < 0)
     _bits(total).add_(above, alpha=-1).add_(below)
-    # A sum outside the box is still outside, or at its edge, after one step back.
-    return total.clamp_(0, 1)
+    return total
 
 
 def _bits(values: Tensor) -> Tensor:

@@ -106,6 +106,16 @@ def test_the_result_over_classes_lies_in_ball_and_box(shape, norm, seed, eps, dt
     assert torch.equal(x, before[0]) and torch.equal(y, before[1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_on_black_pictures_in_half_precision_the_ball_is_kept(norm: str, dtype) -> None:
+    """There the sum is exact, and what the perturbation was rounded up by stays."""
+    model = small().to(dtype)
+    x, y = torch.zeros(8, *SHAPE, dtype=dtype), reference.classes(8, 5)
+    x_adv = apgd(model, x, y, 0.25, norm=norm, steps=5, early_stop=False)
+    assert_inside(x, x_adv, 0.25, norm)
+
+
 def test_no_pictures_and_no_budget_give_the_pictures_back() -> None:
     model = small()
     x, y = right(model, 3)
@@ -233,6 +243,16 @@ def test_the_result_is_the_best_of_the_points_that_were_visited(
         assert got[0] == best[0] and got[1] == pytest.approx(best[1], abs=1e-6)
 
 
+def test_a_point_that_fools_counts_more_than_one_with_a_higher_loss() -> None:
+    def model(x: Tensor) -> Tensor:
+        """Wrong around 0.55 only; the third logit, which never wins, grows all the way."""
+        return torch.cat([0 * x, 0.1 - 10 * (x - 0.55).abs(), x - 100], 1)
+
+    x, y = torch.full((1, 1), 0.55), torch.tensor([0])
+    x_adv = apgd(model, x, y, 0.3, steps=4, loss=lambda z, y: z[:, 2], early_stop=False)
+    assert model(x_adv).argmax(1).item() == 1
+
+
 @given(norms, seeds, st.booleans(), st.floats(0.05, 1.2))
 def test_more_restarts_never_give_a_worse_result(
     norm: str, seed: int, targeted: bool, share: float
@@ -318,12 +338,13 @@ def test_an_l1_step_passes_over_pixels_that_cannot_move_on() -> None:
 def test_fooled_pictures_cost_nothing_more_and_the_batch_is_refilled() -> None:
     model = small()
     x, y = right(model, 30)
-    y[10:20] = (y[10:20] + 1) % 5  # fooled already
+    y[::3] = (y[::3] + 1) % 5  # fooled already
     witness = Witness(model)
     apgd(witness, x, y, 1e-6, steps=5, batch_size=10)
     # 20 pictures stand and take 5 steps and a last look; the others are seen once.
     assert sum(witness.rows) == 20 * 6 + 10
     assert max(witness.rows) == 10
+    assert witness.rows[1] == 10  # in place of those that were fooled
     # Refilled: no more calls than full batches need, and the last round.
     assert len(witness.rows) <= -(-130 // 10) + 6
 

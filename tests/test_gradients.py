@@ -176,6 +176,13 @@ def test_a_gradient_that_is_not_finite_is_refused(norm: str, targeted: bool) -> 
             attack(model, x, y, norm=norm, targeted=targeted, **options)
 
 
+def test_an_infinite_gradient_is_refused() -> None:
+    x, y = torch.tensor([[0.0, 0.5]]), torch.tensor([0])
+    for sign in (1, -1):
+        with pytest.raises(ModelOutputError, match="NaN or infinite"):
+            advlib.fgsm(lambda x, sign=sign: sign * x.sqrt(), x, y, loss=lambda z, y: z.sum(1))
+
+
 def test_a_gradient_that_breaks_on_the_way_is_refused_too() -> None:
     """Finite at the start and NaN only after the first step down to 0."""
     x = torch.full((2, 3), 0.125)

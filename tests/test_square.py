@@ -92,6 +92,15 @@ def test_the_result_is_in_ball_and_box(shape, seed, norm, dtype, eps, targeted) 
     assert torch.equal(x, before[0]) and torch.equal(y, before[1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_on_black_pictures_in_half_precision_the_ball_is_kept(norm: str, dtype) -> None:
+    """There the sum is exact, and what the perturbation was rounded up by stays."""
+    model = reference.mlp(75).to(dtype)
+    x, y = torch.zeros(8, *SHAPE, dtype=dtype), reference.classes(8)
+    assert_inside(x, square(model, x, y, 0.25, norm=norm, queries=12), 0.25, norm)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_question_is_about_a_point_of_ball_and_box(norm: str) -> None:
     x, y = data()

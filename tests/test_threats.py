@@ -18,7 +18,6 @@ RANDOM_STATE_IS_WATCHED = True
 NORMS = ("linf", "l2", "l1")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-norms = st.sampled_from(NORMS)
 dtypes = st.sampled_from(DTYPES)
 seeds = st.integers(0, 2**31)
 shapes = st.one_of(
@@ -85,7 +84,8 @@ def test_nothing_has_length_zero(norm: str, shape: tuple[int, ...]) -> None:
     assert threats.confine(nothing, nothing, 0.1, norm).shape == shape
 
 
-@given(shape=shapes, seed=seeds, norm=norms)
+@pytest.mark.parametrize("norm", NORMS)
+@given(shape=shapes, seed=seeds)
 def test_norm_and_dual_norm_agree_with_the_reference(shape, seed, norm) -> None:
     delta = draw(shape, seed)
     expected = [reference.length(one, norm) for one in delta.numpy()]
@@ -97,10 +97,10 @@ def test_norm_and_dual_norm_agree_with_the_reference(shape, seed, norm) -> None:
 # -- exact containment -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("norm", NORMS)
 @given(
     shape=shapes,
     seed=seeds,
-    norm=norms,
     dtype=dtypes,
     eps=radii,
     scale=st.sampled_from([1e-8, 1e-3, 0.1, 1.0, 30.0]),
@@ -126,7 +126,8 @@ def test_confine_holds_on_the_device_for_the_eps_that_all_peers_overstep(
         assert_inside(x, threats.confine(x, delta, eps, norm), eps, norm)
 
 
-@given(shape=shapes, seed=seeds, norm=norms, eps=st.sampled_from([4 / 255, 0.1, 0.5, 2.0]))
+@pytest.mark.parametrize("norm", NORMS)
+@given(shape=shapes, seed=seeds, eps=st.sampled_from([4 / 255, 0.1, 0.5, 2.0]))
 def test_confine_hardly_moves_what_is_allowed_already(shape, seed, norm, eps) -> None:
     x = reference.pictures(*shape, seed=seed)
     delta = torch.stack(
@@ -158,10 +159,23 @@ def test_without_settling_confine_leaves_at_most_rounding_outside() -> None:
         assert_inside(x, threats.settle(x, loose, 0.1, norm), 0.1, norm)
 
 
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@given(shape=shapes, seed=seeds, dtype=dtypes, power=st.integers(-6, -1))
+def test_without_settling_no_pixel_moves_further_than_it_was_told(
+    shape, seed, norm, dtype, power
+) -> None:
+    x = reference.pictures(*shape, seed=seed).to(dtype)
+    delta = (draw(shape, seed + 1) * 10.0**power).to(dtype)
+    loose = threats.confine(x, delta, 1e4, norm, settle=False)
+    assert float(loose.amin()) >= 0 and float(loose.amax()) <= 1
+    # Compared without rounding.
+    assert bool(((loose.double() - x.double()).abs() <= delta.double().abs()).all())
+
+
+@pytest.mark.parametrize("norm", NORMS)
 @given(
     shape=shapes,
     seed=seeds,
-    norm=norms,
     dtype=dtypes,
     excess=st.sampled_from([0.0, 1e-7, 1e-6, 1e-4, 1e-2]),
 )
@@ -221,11 +235,11 @@ def test_bounds_are_the_widest_there_are() -> None:
 # -- projection ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
 @given(
     shape=shapes,
     seed=seeds,
-    norm=norms,
-    boxed=st.booleans(),
     eps=st.sampled_from([0.0, 1e-3, 0.1, 0.5, 2.0, 50.0]),
     scale=st.sampled_from([1e-3, 0.1, 1.0, 10.0]),
 )
@@ -266,7 +280,9 @@ def test_l1_projection_agrees_with_duchi_et_al(shape, seed, eps) -> None:
         np.testing.assert_allclose(mine, reference.project_l1_by_sorting(one, eps), atol=1e-12)
 
 
-@given(shape=shapes, seed=seeds, norm=norms, boxed=st.booleans(), eps=st.floats(1e-3, 3))
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+@given(shape=shapes, seed=seeds, eps=st.floats(1e-3, 3))
 def test_projection_is_idempotent_and_inside(shape, seed, norm, boxed, eps) -> None:
     delta = draw(shape, seed)
     x = reference.pictures(*shape, seed=seed + 1) if boxed else None
@@ -277,7 +293,9 @@ def test_projection_is_idempotent_and_inside(shape, seed, norm, boxed, eps) -> N
     np.testing.assert_allclose(threats.project(once, eps, norm, x), once, atol=1e-12)
 
 
-@given(seed=seeds, norm=norms, boxed=st.booleans(), eps=st.floats(0.05, 2))
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+@given(seed=seeds, eps=st.floats(0.05, 2))
 def test_no_sampled_point_of_the_set_is_closer_than_the_projection(seed, norm, boxed, eps) -> None:
     delta = draw((1, 6), seed)
     x = reference.pictures(1, 6, seed=seed + 1) if boxed else None
@@ -321,7 +339,8 @@ def test_projection_on_a_large_picture_keeps_its_accuracy_in_float32() -> None:
 # -- random points ---------------------------------------------------------------------------
 
 
-@given(shape=shapes, seed=seeds, norm=norms, dtype=dtypes, eps=radii)
+@pytest.mark.parametrize("norm", NORMS)
+@given(shape=shapes, seed=seeds, dtype=dtypes, eps=radii)
 def test_random_points_lie_in_the_ball_and_come_from_the_generator(
     shape, seed, norm, dtype, eps
 ) -> None:
@@ -391,10 +410,10 @@ def test_a_cpu_generator_serves_every_device(device: torch.device) -> None:
 # -- steepest direction ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("norm", NORMS)
 @given(
     shape=shapes,
     seed=seeds,
-    norm=norms,
     eps=st.floats(1e-6, 5),
     scale=st.sampled_from([1e-30, 1e-6, 1.0, 1e6]),
 )
@@ -406,10 +425,10 @@ def test_steepest_attains_eps_times_the_dual_norm(shape, seed, norm, eps, scale)
     np.testing.assert_allclose(value, eps * threats.dual_norm(grad, norm), rtol=1e-9)
 
 
+@pytest.mark.parametrize("norm", NORMS)
 @given(
     shape=shapes,
     seed=seeds,
-    norm=norms,
     eps=st.one_of(st.sampled_from([1e-12, 0.1, 1.0, 3.0, 1e3, 1e20, 1e300]), st.floats(1e-4, 6)),
     scale=st.sampled_from([1e-30, 1.0, 1e6]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
@@ -440,7 +459,8 @@ def test_a_ball_that_holds_the_whole_box_lets_steepest_go_to_the_corner(norm, ep
     assert threats.project(10 * grad, eps, norm, x).tolist() == [[0.75, pytest.approx(-0.01), 0.0]]
 
 
-@given(seed=seeds, norm=norms, eps=st.floats(0.05, 2))
+@pytest.mark.parametrize("norm", NORMS)
+@given(seed=seeds, eps=st.floats(0.05, 2))
 def test_no_sampled_allowed_perturbation_beats_the_steepest(seed, norm, eps) -> None:
     grad, x = draw((1, 5), seed), reference.pictures(1, 5, seed=seed + 1)
     best = float((grad * threats.steepest(grad, eps, norm, x)).sum())
@@ -574,7 +594,9 @@ def test_a_mask_elsewhere_is_refused() -> None:
         threats.check_mask(torch.ones(4, device="meta"), torch.zeros(2, 4))
 
 
-@given(shape=shapes, seed=seeds, norm=norms, eps=radii, boxed=st.booleans())
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+@given(shape=shapes, seed=seeds, eps=radii)
 def test_the_steepest_masked_step_is_that_of_the_coordinates_left(
     shape, seed, norm, eps, boxed
 ) -> None:

@@ -47,7 +47,6 @@ THREATS = [
     ("rounding leaves the ball", "    _bits(total).add_(above, alpha=-1).add_(below)\n", ""),
     ("rounding leaves the ball below", "    _bits(low).add_((x - low) > reach)\n", ""),
     ("rounding leaves the ball above", "    _bits(high).add_(high - x.clamp_min(reach) > x.clamp_max(reach), alpha=-1)\n", ""),
-    ("pixels leave the box", "return total.clamp_(0, 1)", "return total"),
     ("the bounds leave the box", "return low.clamp_(0, 1), high.clamp_(0, 1)", "return low, high"),
     ("eps is rounded to the nearest number", "if nearest.item() > value:", "if False:"),
     ("norms are not aimed inside", "* (1 - 32 * torch.finfo(wide).eps)", "* (1 + 64 * torch.finfo(wide).eps)"),
@@ -62,6 +61,8 @@ THREATS = [
 GRADIENTS = [
     ("the margin has the wrong sign", "return others - logits.gather(1, own).squeeze(1)", "return logits.gather(1, own).squeeze(1) - others"),
     ("the margin counts the class itself", "logits.scatter(1, own, -torch.inf).amax(1)", "logits.amax(1)"),
+    ("a gradient whose sum overflows is refused", "return low.isfinite() & high.isfinite()", "return grad.sum().isfinite()"),
+    ("infinite gradients count as finite", "return low.isfinite() & high.isfinite()", "return ~low.isnan()"),
     ("softmax is applied twice", "return F.cross_entropy(logits, y, reduction=\"none\")", "return F.cross_entropy(logits.softmax(1), y, reduction=\"none\")"),
     ("a loss may be one number for all", "if value.shape != y.shape:", "if False:"),
     ("train mode is left on", "            module.training = False\n", "            pass\n"),
@@ -89,8 +90,7 @@ ATTACKS = [
     ("fgsm forgets that it is targeted", "delta = threats.steepest(-grad if targeted else grad, eps, norm, room, mask=mask)", "delta = threats.steepest(grad, eps, norm, room, mask=mask)"),
     ("fgsm ignores the mask", "grad, eps, norm, room, mask=mask)", "grad, eps, norm, room)"),
     ("fgsm uses the wrong norm", "delta = threats.steepest(-grad if targeted else grad, eps, norm, room, mask=mask)\n        return threats.confine(x, delta, eps, norm)", "delta = threats.steepest(-grad if targeted else grad, eps, \"linf\", room, mask=mask)\n        return threats.confine(x, delta, eps, \"linf\")"),
-    ("fgsm is silent about a gradient that is not finite", "        if not grad.sum(dtype=torch.float32).isfinite() and not grad.isfinite().all():\n            raise ModelOutputError(_NOT_FINITE)\n", ""),
-    ("a gradient whose sum overflows is refused", "if not grad.sum(dtype=torch.float32).isfinite() and not grad.isfinite().all():", "if not grad.sum(dtype=torch.float32).isfinite():"),
+    ("fgsm is silent about a gradient that is not finite", "        if not all_finite(grad):\n            raise ModelOutputError(_NOT_FINITE)\n", ""),
     ("fgsm forgets the room", "room = None if norm == \"linf\" else x", "room = None"),
     ("fgsm leaves the box", "        return threats.confine(x, delta, eps, norm)\n\n\ndef pgd(", "        return x + eps * grad.sign()\n\n\ndef pgd("),
     ("restarts may be the same", "if restarts > 1 and not random_start:", "if False:"),
@@ -176,7 +176,7 @@ AUTOPGD = [
     ("the pool is not refilled", "if len(waiting) and len(pool.row) < self.batch_size:", "if len(waiting) and len(pool.row) == 0:"),
     ("one step too few", "ended = pool.t == self.steps", "ended = pool.t == self.steps - 1"),
     ("the classes are those of the first rows", "classes[pool.row], ended)", "classes[: len(pool.row)], ended)"),
-    ("NaN passes for a result", "if value.isnan().any() or not grad.sum(dtype=value.dtype).isfinite():", "if False:"),
+    ("NaN passes for a result", "if value.isnan().any() or not all_finite(grad):", "if False:"),
 ]  # fmt: skip
 
 SQUARE = [

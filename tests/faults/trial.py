@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = {
     "threats": ["test_threats.py", "test_contract.py", "test_attacks.py"],
     "gradients": ["test_gradients.py", "test_contract.py", "test_attacks.py"],
-    "attacks": ["test_attacks.py", "test_contract.py"],
+    "attacks": ["test_attacks.py", "test_contract.py", "test_gradients.py"],
     "evaluation": ["test_evaluation.py", "test_contract.py"],
     "autopgd": ["test_autopgd.py", "test_contract.py"],
     "square": ["test_square.py", "test_contract.py"],
