@@ -16,6 +16,9 @@ VIEWS = {
     "phone": (PHONE, "light", False),
     "phone-dark": (PHONE, "dark", False),
 }
+AUDITED = ("light", "dark", "phone")
+"""The other views differ by how their colours came about; axe-core looks there at two pages."""
+TYPICAL = ("book/index.html", "notebooks/04-pgd.html")
 
 OVERFLOW = """() => {
   const width = document.documentElement.clientWidth;
@@ -133,7 +136,8 @@ def test_served(
     if VIEWS[view][2]:
         opened.switch_to_dark()
     opened.look()
-    opened.audit(axe)
+    if view in AUDITED or page_path in TYPICAL:
+        opened.audit(axe)
     assert not opened.problems, "\n".join(opened.problems)
 
 
