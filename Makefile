@@ -37,10 +37,11 @@ book: $(READY)  ## build the book
 	@echo "The book: file://$(CURDIR)/$(HTML)/index.html"
 
 # Lessons and package side by side, one core each: faster than one after the other on all cores. The
-# pages come after them and alone, because some tests measure how fast a page answers.
+# lessons begin: each is a long piece, and what is short fills the end. The pages come after them and
+# alone, because some tests measure how fast a page answers.
 test: book  ## build the book and run every test
-	OMP_NUM_THREADS=1 REQUIRE_BROWSER=1 $(BIN)/python -m pytest --ignore=tests/pages -n $(WORKERS) --dist loadscope \
-	  --nbval --nbval-current-env --nbval-cell-timeout=300; first=$$?; \
+	OMP_NUM_THREADS=1 REQUIRE_BROWSER=1 $(BIN)/python -m pytest notebooks tests --ignore=tests/pages -n $(WORKERS) \
+	  --dist loadscope --no-loadscope-reorder --nbval --nbval-current-env --nbval-cell-timeout=300; first=$$?; \
 	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/pages && exit $$first
 
 units: $(READY)  ## the tests of the package alone: no book, no browser, no lesson
