@@ -36,13 +36,14 @@ book: $(READY)  ## build the book
 	@$(BIN)/jupyter-book build -W -n --keep-going . || { rm -rf _build/.doctrees $(HTML); exit 1; }
 	@echo "The book: file://$(CURDIR)/$(HTML)/index.html"
 
-# Lessons and package side by side, one core each: faster than one after the other on all cores. The
-# lessons begin: each is a long piece, and what is short fills the end. The pages come after them and
-# alone, because some tests measure how fast a page answers.
+# Side by side, one core each: faster than one after the other on all cores. The lessons begin: each is
+# a long piece, and what is short fills the end. What reads the clock while a page answers runs alone.
 test: book  ## build the book and run every test
 	OMP_NUM_THREADS=1 REQUIRE_BROWSER=1 $(BIN)/python -m pytest notebooks tests --ignore=tests/pages -n $(WORKERS) \
 	  --dist loadscope --no-loadscope-reorder --nbval --nbval-current-env --nbval-cell-timeout=300; first=$$?; \
-	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/pages && exit $$first
+	OMP_NUM_THREADS=1 REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/pages -m "not clock" -n $(WORKERS) \
+	  --dist loadgroup; second=$$?; \
+	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/pages -m clock && exit $$((first | second))
 
 units: $(READY)  ## the tests of the package alone: no book, no browser, no lesson
 	$(BIN)/python -m pytest tests --ignore=tests/pages

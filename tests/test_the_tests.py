@@ -308,20 +308,26 @@ def test_a_page_that_asks_elsewhere_or_throws_is_noticed(tmp_path: Path) -> None
 
 PYTHON = """#!/bin/sh
 echo "$REQUIRE_BROWSER $*" >> calls
-case "$*" in *--nbval*) exit {first} ;; *tests/pages) exit {second} ;; esac
+case "$*" in
+  *--nbval*) exit {package} ;;
+  *"not clock"*) exit {pages} ;;
+  *"-m clock") exit {clock} ;;
+esac
 """
 
 
 @pytest.mark.skipif(os.name == "nt" or not shutil.which("make"), reason="no make, no command")
-@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (0, 1), (1, 1)])
-def test_make_test_runs_both_halves_and_fails_with_either(
-    tmp_path: Path, first: int, second: int
+@pytest.mark.parametrize("status", [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)])
+def test_make_test_runs_all_parts_and_fails_with_any(
+    tmp_path: Path, status: tuple[int, int, int]
 ) -> None:
     for name in ("Makefile", "requirements.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     tools = tmp_path / ".venv" / "bin"
     tools.mkdir(parents=True)
-    (tools / "python").write_text(PYTHON.format(first=first, second=second))
+    (tools / "python").write_text(
+        PYTHON.format(package=status[0], pages=status[1], clock=status[2])
+    )
     (tools / "jupyter-book").write_text("#!/bin/sh\n")
     for tool in tools.iterdir():
         tool.chmod(0o755)
@@ -330,7 +336,10 @@ def test_make_test_runs_both_halves_and_fails_with_either(
     alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     command = ["make", "test", "VENV=.venv"]
     done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True)
-    assert (done.returncode != 0) == bool(first or second), done.stderr
-    package, pages = (tmp_path / "calls").read_text().splitlines()
-    assert package.startswith("1 -m pytest --ignore=tests/pages") and "--nbval" in package
-    assert pages == "1 -m pytest tests/pages"
+    assert (done.returncode != 0) == any(status), done.stderr
+    package, pages, clock = (tmp_path / "calls").read_text().splitlines()
+    assert package.startswith("1 -m pytest notebooks tests --ignore=tests/pages")
+    assert "--nbval" in package
+    # Together these two are all tests of the pages.
+    assert pages.startswith("1 -m pytest tests/pages -m not clock -n")
+    assert clock == "1 -m pytest tests/pages -m clock"

@@ -159,7 +159,7 @@ def test_the_ci_command_leaves_no_copy_of_the_data_behind(tmp_path: Path, status
     # Nothing is to be installed here: every tool is at hand.
     tools = tmp_path / "tools"
     tools.mkdir()
-    for tool in ("npm", "chromium", "firefox-esr"):
+    for tool in ("npm", "chromium-headless-shell", "firefox-esr"):
         (tools / tool).write_text("#!/bin/sh\n", encoding="utf-8")
         (tools / tool).chmod(0o755)
     (tmp_path / "shared" / "testdata" / "data").mkdir(parents=True)

@@ -89,7 +89,8 @@ def address(book: Path, serve: Callable[[Path], str]) -> str:
 def browser() -> Iterator[Any]:
     """Start the system's Chromium, or Playwright's own."""
     playwright = pytest.importorskip("playwright.sync_api")
-    names = ("chromium", "chromium-browser", "google-chrome")
+    # The shell is the same engine without windows, and takes a quarter less time.
+    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
     found = next(filter(None, map(shutil.which, names)), None)
     with playwright.sync_playwright() as driver:
         if found is None and not Path(driver.chromium.executable_path).exists():

@@ -12,6 +12,8 @@ from PIL import Image
 from test_lesson_pages import LESSONS, SEEN
 from test_pages import OVERFLOW, READY
 
+pytestmark = pytest.mark.xdist_group("firefox")  # one browser is started for all of them
+
 WELCOME = "book/index.html"
 HOMES = ["served", "disk"]
 DESKTOP, PHONE = (1280, 900), (390, 844)

@@ -19,6 +19,8 @@ import pytest
 from nbformat import v4
 from nbformat.sign import NotebookNotary
 
+pytestmark = pytest.mark.xdist_group("jupyterlab")  # one server is started for all of them
+
 ROOT = Path(__file__).parents[2]
 
 # Two lessons as they are stored, the two smallest.

@@ -329,6 +329,7 @@ FRESH_PGD = """async (norm) => {
 }"""
 
 
+@pytest.mark.clock
 @pytest.mark.parametrize("norm", ["L∞", "L2"])
 def test_ten_steps_of_pgd_take_less_than_a_second(served, visit, norm):
     """From the click until both networks have answered, in a fresh page.
@@ -367,6 +368,7 @@ FRAME = """(stop) => {
 }"""
 
 
+@pytest.mark.clock
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_dragged_slider_leaves_time_for_sixty_frames_a_second(served, visit, width):
     page = ready(visit(f"{served}one.html", viewport={"width": width, "height": 844}))
@@ -1347,6 +1349,7 @@ new MutationObserver(() => {
 }).observe(document, { subtree: true, childList: true, characterData: true });"""
 
 
+@pytest.mark.clock
 def test_in_the_book_it_answers_within_two_seconds_on_fast_3g(packed, visit):
     page = visit("about:blank", script=READ)
     session = page.context.new_cdp_session(page)
