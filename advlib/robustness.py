@@ -393,6 +393,8 @@ class _Search:
         """Ask about points from which no step follows: no gradient is needed."""
         for part in self._batches(pool):
             part = part.of(self.stands[part.row])
+            if len(part.row) == 0:  # another of its runs has just fooled the model
+                continue
             logits = model(part.x_adv.clone())  # a model may normalise in place
             self._look(part, logits.to(torch.promote_types(logits.dtype, torch.float32)))
 

@@ -425,7 +425,8 @@ def _reference(subject: dict[str, Any]) -> str:
     return (
         said + f"advlib comes within {100 * NEAR:.1f} points of it with {first['budget']} "
         f"gradients, {_took(first, slow)}. "
-        f"Allowed {last['budget']}, it takes {last['gradients']:.0f}: {_took(last, slow)}."
+        f"Allowed {last['budget']}, it takes {last['gradients']:.0f} gradients: "
+        f"{_took(last, slow)}."
     )
 
 

@@ -212,6 +212,22 @@ def test_the_batch_size_does_not_change_the_result() -> None:
         assert other.gradients == found[0].gradients
 
 
+def test_of_runs_that_end_together_none_is_looked_at_after_one_that_fools() -> None:
+    asked: list[int] = []
+    ends: list[int] = []
+
+    def model(x: Tensor) -> Tensor:
+        """Wrong at the ends of runs alone, where no gradient is asked for; not at the first."""
+        asked.append(len(x))
+        if not torch.is_grad_enabled():
+            ends.append(len(x))
+        return torch.cat([0 * x, 0 * x + (1 if len(ends) > 1 else -1)], 1)
+
+    x, y = torch.full((1, 1), 0.5), torch.tensor([0])
+    found = robust_accuracy(model, x, y, 0.1, gradients=100, batch_size=1)
+    assert found.accuracy.count == 0 and ends == [1, 1] and min(asked) > 0
+
+
 def test_equal_calls_give_equal_results_and_a_generator_other_starts() -> None:
     model = network()
     x, y = data(model)
