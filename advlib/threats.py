@@ -431,11 +431,16 @@ def bounds(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         An `eps` that is not one finite number >= 0.
     """
     reach = _round_down(min(check_eps(eps), 1.0), x.dtype)
-    low, high = x - reach, x + reach
-    # Whether rounding went too far: of two numbers, the difference between their sum and the larger
-    # one is exact (Dekker's Fast2Sum). Below, a smaller x ends at the box and need not be asked.
-    _bits(low).add_((x - low) > reach)
-    _bits(high).add_(high - x.clamp_min(reach) > x.clamp_max(reach), alpha=-1)
+    high = x + reach
+    # Of two numbers, the difference between their sum and the larger one is exact (Dekker's
+    # Fast2Sum): less the smaller one, it says whether rounding went too far. All in three tensors,
+    # because memory that is touched for the first time takes longer than the arithmetic.
+    low, spare = x.clamp_max(reach), x.clamp_min(reach)
+    torch.sub(high, spare, out=spare).sub_(low)
+    _bits(high).sub_(_positive(spare))
+    torch.sub(x, reach, out=low)
+    torch.sub(x, low, out=spare).sub_(reach)  # a smaller x ends at the box and need not be asked
+    _bits(low).add_(_positive(spare))
     return low.clamp_(0, 1), high.clamp_(0, 1)
 
 
@@ -564,6 +569,11 @@ def _bits(values: Tensor) -> Tensor:
     """The same memory as whole numbers: one more is the next floating-point number away from 0."""
     whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.dtype.itemsize]
     return values.view(whole)
+
+
+def _positive(values: Tensor) -> Tensor:
+    """1 where a value is positive, else 0, as whole numbers in the memory of `values`."""
+    return _bits(values).clamp_(0, 1)  # a sign bit makes the whole number negative
 
 
 def _scale_into_box(
