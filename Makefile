@@ -49,7 +49,7 @@ units: $(READY)  ## the tests of the package alone: no book, no browser, no less
 	$(BIN)/python -m pytest tests --ignore=tests/pages
 
 long: $(READY)  ## the property tests with 2,000 new cases each, slow properties with fewer
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests --ignore=tests/pages
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests --ignore=tests/pages -m hypothesis -n $(WORKERS)
 
 coverage: $(READY)  ## which lines and branches of advlib the tests reach; at least 95 %
 	$(BIN)/python -m pytest tests --ignore=tests/pages --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
