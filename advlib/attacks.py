@@ -147,6 +147,7 @@ def fgsm(
     mask = threats.check_mask(mask, x)
     if len(x) == 0:
         return x.clone()
+    eps = min(eps, threats.diameter(x, norm))  # the box ends there
     with undisturbed(model, x.device):
         x, y = x.clone(), y.clone()
         grad = value_and_gradient(model, x, y, loss).grad

@@ -7,7 +7,7 @@ vain. Only one thing is asked here, how many pictures still stand, so only those
 1. a short run from `x`, which brings down what is easy and shows which wrong classes are nearest;
 2. run after run from random points, each towards the next of these classes, on the half of the
    standing pictures that came closest, until the gradients are used up, those too that fallen
-   pictures have left, or until nobody comes any closer.
+   pictures have left, or until none is close enough to hope for.
 
 All runs raise the margin, a difference of two logits, with steps that shrink along a cosine. The
 sign of its gradient does not care how large the logits are, so large ones hide nothing. Pictures
@@ -92,8 +92,9 @@ def robust_accuracy(
     gradients
         How many input gradients may be taken for each picture on average, >= 1. Those that a
         fallen picture leaves are spent on others; ``gradients * n`` in all are never exceeded.
-        No picture gets more than ten times its part, and one that as many runs as there are
-        classes to try, one after the other, have brought no nearer to the edge gets no more.
+        No picture gets more than ten times its part, and one that is still far from the edge after
+        four runs gets no more: farther than a part of the way it was brought, which is one over
+        the number of its runs. So fewer may be taken than are allowed.
     batch_size
         Pictures at work at a time, >= 1: it decides time and memory, and changes the result no
         more than rounding does.
@@ -165,6 +166,9 @@ SHARE = 0.5
 """How many of the standing pictures, those that came closest, each further round works on."""
 PATIENCE = 10
 """No picture gets more than so many times `gradients`; then it is given up."""
+TRIES = 4
+"""After so many runs or more, r of them, a picture is given up if the way that is left to the edge
+is longer than the r-th part of the way that it was brought."""
 CLASSES = 9
 """To how many wrong classes a picture is driven, the nearest first."""
 WIDE = 128
@@ -220,12 +224,12 @@ class _Search:
     stands: Tensor
     margin: Tensor
     """The largest one seen: how near a standing picture came to the edge, below 0."""
+    began: Tensor
+    """The margin without an attacker."""
     order: Tensor
     """The wrong classes at that point of the first run, the nearest first, (n, k)."""
     runs: Tensor
     """How many runs each picture has had."""
-    idle: Tensor
-    """How many of the last ones have brought it no nearer."""
     spent: Tensor
     """How many gradients were taken of each picture."""
     checked: bool = False
@@ -252,7 +256,8 @@ class _Search:
             seeds=seeds.tolist(), on_fooled=on_fooled, advance=advance,
             wrong=zeros.bool(), stands=~zeros.bool(),
             margin=torch.full(zeros.shape, -torch.inf, device=x.device),
-            order=zeros[:, None].clone(), runs=zeros.clone(), idle=zeros.clone(), spent=zeros,
+            began=torch.zeros(zeros.shape, device=x.device),
+            order=zeros[:, None].clone(), runs=zeros.clone(), spent=zeros,
         )  # fmt: skip
 
     def standing(self) -> Tensor:
@@ -268,7 +273,9 @@ class _Search:
         As many as `SHARE` says and the gradients suffice for.
         """
         patience, left = PATIENCE * self.gradients, self.left() // max(steps, 1)
-        hopeful = (self.spent + steps <= patience) & (self.idle <= CLASSES)
+        to_go, done = -self.margin, self.margin - self.began
+        hopeful = (self.runs < TRIES) | (self.runs * to_go <= done)
+        hopeful &= self.spent + steps <= patience
         rows = (self.stands & hopeful).nonzero().squeeze(1)
         many = min(math.ceil(SHARE * len(rows)), left)
         rows = rows[self.margin[rows].argsort(descending=True, stable=True)[:many]].sort().values
@@ -283,7 +290,6 @@ class _Search:
         The runs of a picture keep step, and all end when it falls. So what is spent on it does
         not depend on the size of the batches.
         """
-        before = self.margin[rows]
         waiting, pool, ended = rows, self._enter(rows[:0], 0), self._enter(rows[:0], 0)
         while len(waiting) or len(pool.row):
             free = max(self.batch_size, at_once) - len(pool.row)
@@ -302,7 +308,6 @@ class _Search:
                 self._look_at_ends(model, ended)
                 ended = ended.of(slice(0))
         self.runs[rows] += at_once
-        self.idle[rows] = torch.where(self.margin[rows] > before, 0, self.idle[rows] + at_once)
 
     def _enter(self, rows: Tensor, at_once: int) -> _Pool:
         """Pictures that begin runs: the first from `x` towards any class, then one by one."""
@@ -348,6 +353,8 @@ class _Search:
         value = margin(logits, y).float()
         if value.isnan().any():
             raise ModelOutputError(NOT_FINITE)
+        at_x = (pool.t == 0) & (pool.target == ANY)
+        self.began[row[at_x]] = value[at_x]
         first = (value > self.margin[row]) & (pool.target == ANY)
         self.margin.scatter_reduce_(0, row, value, "amax")
         if first.any():

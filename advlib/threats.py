@@ -381,8 +381,8 @@ def steepest(
     if grad.numel() == 0:
         return grad.clone()
     grad = keep(grad, mask)  # in all three balls no budget goes where the gradient is 0
-    if x is not None:  # an eps that overflows when squared is no use
-        eps = min(eps, diameter(x, norm))
+    # An eps that overflows, here or when squared, is no use.
+    eps = min(eps, torch.finfo(grad.dtype).max if x is None else diameter(x, norm))
     if norm == "linf":
         delta = eps * grad.sign()
         return delta if x is None else delta.clamp(-x, 1 - x)
@@ -585,22 +585,23 @@ def _scale_into_box(
     pixels do, so the answer comes from below, stays in the ball, and is exact once the set of
     pixels at the box is found (usually after three or four rounds).
     """
-    flat, low, high = direction.flatten(1), low.flatten(1), high.flatten(1)
+    wide = torch.promote_types(direction.dtype, torch.float32)  # half precision cannot square
+    flat, low, high = (part.flatten(1).to(wide) for part in (direction, low, high))
     energy = flat.square()
     scale = flat.new_full((len(flat), 1), at_most if math.isfinite(at_most) else 0.0)
     cut = torch.zeros_like(flat, dtype=torch.bool)
-    for _ in range(8):
+    for _ in range(8 if flat.is_cuda else 100):  # to ask whether more are needed would be to wait
         at_box = torch.where(flat > 0, high, low).square().masked_fill(~cut, 0).sum(1, keepdim=True)
         free = energy.masked_fill(cut, 0).sum(1, keepdim=True)
-        step = ((eps**2 - at_box).clamp_min(0) / free).sqrt()
+        step = (eps**2 - at_box).clamp_min(0).sqrt() / free.sqrt()  # the quotient could overflow
         # Nothing free: every pixel that matters is at the box, and any larger scale does the same.
         scale = torch.where(free > 0, step, scale).clamp_max(at_most)
         moved = scale * flat
         now = (moved > high) | (moved < low)
-        if not flat.is_cuda and torch.equal(now, cut):  # asking would make the GPU wait
+        if not flat.is_cuda and torch.equal(now, cut):
             break
         cut = now
-    return (scale * flat).clamp(low, high).view_as(direction)
+    return (scale * flat).clamp(low, high).to(direction.dtype).view_as(direction)
 
 
 def _threshold(size: Tensor, room: Tensor | None, eps: float) -> Tensor:

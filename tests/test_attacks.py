@@ -809,6 +809,18 @@ def test_where_the_mask_is_false_nothing_changes(
         assert torch.equal(x_adv[~mask], x[~mask])
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_mask_holds_against_a_budget_that_overflows(norm: str, device) -> None:
+    x, y = (part.to(device) for part in data(3, 6))
+    model, mask = copy.deepcopy(MODELS["mlp"]).to(device), torch.zeros_like(x).bool()
+    for x_adv in (
+        advlib.fgsm(model, x, y, 1e300, norm=norm, mask=mask),
+        advlib.pgd(model, x, y, 1e300, norm=norm, mask=mask, steps=2),
+        advlib.noise(x, 1e300, norm=norm, mask=mask),
+    ):
+        assert torch.equal(x_adv, x)
+
+
 @pytest.mark.parametrize("early_stop", [False, True])
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_mask_attacks_the_model_that_sees_only_those_pixels(norm, early_stop, device) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advlib import pgd, threats
+from advlib.contracts import Model
 from advlib.errors import ModelOutputError, ThreatError
 from advlib.robustness import CLASSES, FIRST, LATER, PATIENCE, robust_accuracy
 
@@ -136,28 +137,35 @@ def test_the_pictures_nearest_to_the_edge_are_worked_on_first() -> None:
     assert set(seen[16:]) == {nearest} and len(seen) > 16 + 20
 
 
+def stopping_short(rest: float) -> Model:
+    """Every run ends in a corner, `rest` times the way done there away from the edge."""
+
+    def model(x: Tensor) -> Tensor:
+        way = (x.double() - 0.5).sum(1) / (8 * 0.1)
+        one = torch.ones_like(way)
+        return torch.stack([0 * one, way - 1 - rest, -2 * one, -3 * one], 1)
+
+    return model
+
+
 def test_a_picture_that_stands_alone_is_given_up_at_last() -> None:
-    model = Watched(network())
-    x, y = data(model.model)
-    alone = torch.arange(40) == 7
-    found = robust_accuracy(model, x, torch.where(alone, y, (y + 1) % 5), 1e-4, gradients=30)
+    x, y = torch.full((40, 8), 0.5), (torch.arange(40) != 7).long()
+    found = robust_accuracy(stopping_short(1e-4), x, y, 0.1, gradients=30)
     assert found.accuracy.count == 1
     assert PATIENCE * 30 - LATER <= found.gradients - 39 <= PATIENCE * 30
 
 
-def test_a_picture_that_comes_no_nearer_is_given_up_after_a_run_to_each_class() -> None:
-    x, y = torch.full((6, 8), 0.5), torch.zeros(6, dtype=torch.long)
-    slope = torch.zeros(8, 4).double()
-    slope[:, 1] = 1e-3  # class 1 is nearest at a corner that each run reaches
-
-    def model(x: Tensor) -> Tensor:
-        return x.double() @ slope + torch.tensor([0.0, -1, -2, -3], dtype=torch.float64)
-
-    found = robust_accuracy(model, x, y, 0.1, gradients=2000)
-    assert found.accuracy.count == 6
-    # A first run; one in which it comes nearer; then at most as many again as go on together.
-    assert found.gradients <= 6 * (FIRST + (1 + 3 * CLASSES) * LATER)
-    assert found.gradients > 6 * CLASSES * LATER
+@pytest.mark.parametrize(("rest", "runs"), [(10.0, 4), (0.3, 4), (0.19, 6), (0.09, 12)])
+def test_a_picture_far_from_the_edge_is_given_up_the_sooner_the_farther(
+    rest: float, runs: int
+) -> None:
+    n = 300
+    x, y = torch.full((n, 8), 0.5), torch.zeros(n, dtype=torch.long)
+    found = robust_accuracy(stopping_short(rest), x, y, 0.1, gradients=500)
+    assert found.accuracy.count == n
+    # The first run is a short one, and when few pictures are left several begin together.
+    each = (found.gradients / n - FIRST) / LATER
+    assert runs - 1 <= each < runs
 
 
 def test_few_pictures_begin_several_runs_at_once() -> None:

@@ -135,10 +135,11 @@ def test_a_linear_model_is_certified_almost_up_to_its_true_radius(seed: int, sig
     truth = model.distance(x)
     got = certify(model, x, sigma, samples=4000, alpha=1e-6, generator=draws(seed))
     assert (got.radius <= truth).all()
-    # Smoothing a line gives the same line, so only luck and the number of votes are lost.
-    near = (truth > 0.2 * sigma) & (truth < 1.5 * sigma)
-    assert (got.radius > truth - 0.3 * sigma)[near].all()
+    # Smoothing a line gives the same line, so only luck and the number of votes are lost. Close to
+    # the line the few votes that choose the class may choose the other one, and nothing is claimed.
     sure = got.radius > 0
+    near = (truth > 0.2 * sigma) & (truth < 1.5 * sigma) & (sure | (truth > 0.7 * sigma))
+    assert (got.radius > truth - 0.3 * sigma)[near].all()
     assert got.label[sure].equal(predict(model, x).argmax(1)[sure])
 
 

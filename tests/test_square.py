@@ -199,7 +199,10 @@ def test_the_loss_is_never_lower_than_at_the_picture(seed, norm, targeted, queri
     x_adv = square(model, x, y, 0.05, norm=norm, targeted=targeted, queries=queries)
     if targeted:
         gain = model(x_adv).log_softmax(1) - model(x).log_softmax(1)
-        assert (gain.gather(1, y[:, None]) >= -1e-5).all()
+        # A point that reaches the goal ends the search, whatever its loss: another class may have
+        # lost more than the target did.
+        reached = model(x_adv).argmax(1) == y
+        assert (reached | (gain.gather(1, y[:, None]).squeeze(1) >= -1e-5)).all()
     else:
         was = margin(model(x), y)
         assert (margin(model(x_adv), y) >= was - 1e-5).all()

@@ -426,6 +426,32 @@ def test_steepest_attains_eps_times_the_dual_norm(shape, seed, norm, eps, scale)
 
 
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_budget_that_overflows_leaves_what_has_no_derivative_alone(norm: str, dtype) -> None:
+    grad = torch.tensor([[0.0, 1.0, -1.0]], dtype=dtype)
+    delta = threats.steepest(grad, 1e300, norm)
+    assert delta[0, 0] == 0 and not delta.isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("small", [1e-3, 1e-7, 1e-20])
+def test_l2_steepest_is_finite_when_all_that_is_left_is_tiny(dtype, small: float) -> None:
+    """The largest derivative meets the box, and the square of the next one underflows."""
+    grad, x = torch.tensor([[1.0, small, 0.0]], dtype=dtype), torch.full((1, 3), 0.5, dtype=dtype)
+    delta = threats.steepest(grad, 0.7, "l2", x)
+    assert delta.isfinite().all() and delta[0, 0] == 0.5 and delta[0, 2] == 0
+
+
+def test_l2_steepest_is_exact_where_many_rounds_are_needed() -> None:
+    """Each round finds a few more pixels that meet the box; here eight rounds are not enough."""
+    grad, x = draw((3, 3, 5, 5), 5), reference.pictures(3, 3, 5, 5, seed=6).double()
+    delta = threats.steepest(grad, 5.5625, "l2", x)
+    for i in range(3):
+        best = reference.steepest_value(grad[i].numpy(), 5.5625, "l2", x[i].numpy())
+        assert float((grad[i] * delta[i]).sum()) == pytest.approx(best, rel=1e-10)
+
+
+@pytest.mark.parametrize("norm", NORMS)
 @given(
     shape=shapes,
     seed=seeds,
