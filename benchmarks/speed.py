@@ -12,8 +12,9 @@ import torch
 from benchmarks.contestants import Attack, Make, floor
 from benchmarks.workloads import Workload
 
-LEAST = 0.3
-"""Seconds that one measurement takes at least: what is shorter is repeated."""
+LEAST, SPAN = 0.1, 2.0
+"""Seconds that one measurement of the floor takes at least, and all of them: what is shorter is
+repeated, and has more rounds."""
 FLOOR, AGAIN = "floor", "floor, again"
 """The floor, and the same as one of the contestants: how far that is from 1 is the noise."""
 
@@ -42,7 +43,7 @@ def race(
     steps
         Gradient steps; 1 is FGSM.
     rounds
-        How often each runs, after one run to warm up.
+        How often each runs at least, after one run to warm up.
     frozen
         Whether the model's parameters are frozen, as a careful caller does. The floor's always
         are.
@@ -61,16 +62,19 @@ def race(
         attacks[name] = make(load.model, load.x, load.eps, steps)
     seconds: dict[str, list[float]] = {name: [] for name in attacks}
     order, shuffle = list(attacks), random.Random(0).shuffle
-    repeats = 1
-    for turn in range(rounds + 1):
+    repeats, turn = 1, 0
+    while turn <= rounds:
         shuffle(order)
         for name in order:
             load.model.requires_grad_(not (frozen or name in (FLOOR, AGAIN)))
             seconds[name].append(_seconds(attacks[name], load, repeats))
             load.model.zero_grad(set_to_none=True)
         if turn == 0:
-            repeats = math.ceil(LEAST / seconds[FLOOR].pop())
+            once = seconds[FLOOR].pop()
+            repeats = math.ceil(LEAST / once)
+            rounds = max(rounds, math.ceil(SPAN / (repeats * once)))
             seconds = {name: [] for name in attacks}
+        turn += 1
     base = seconds[FLOOR]
     return {
         name: _summary([own / bare for own, bare in zip(spent, base, strict=True)], spent)
