@@ -83,7 +83,7 @@ def startup(rounds: int = ROUNDS) -> dict[str, float]:
 _LOST = "torchrun wrote nothing that names the error"
 
 
-def processes(pictures: int = 256, level: str = "quick") -> list[dict[str, Any]]:
+def processes(pictures: int = 1024, level: str = "quick") -> list[dict[str, Any]]:
     """The audit of the robust sign model by one process and by two, one core each.
 
     Raises
