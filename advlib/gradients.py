@@ -136,10 +136,18 @@ def undisturbed(model: Model, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    modules = [(module, module.training) for module in model.modules()]
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    places = [(module._buffers, dict(module._buffers)) for module, _ in modules]
-    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in _buffers(model)]
+    modules, parameters, places = [], [], []
+    for module in model.modules():  # one walk: for a small model each costs a part of an attack
+        modules.append((module, module.training))
+        parameters += [p for p in module._parameters.values() if p is not None and p.requires_grad]
+        places.append((module._buffers, dict(module._buffers)))
+    # Changes of those made in inference mode cannot be seen: they do not count versions.
+    buffers = [
+        (buffer, buffer._version, buffer.clone())
+        for _, held in places
+        for buffer in held.values()
+        if buffer is not None and not buffer.is_inference()
+    ]
     try:
         # The flag itself, not model.eval(): modules that override train() would act on it.
         for module, _ in modules:
@@ -158,11 +166,6 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             for buffer, version, before in buffers:
                 if buffer._version != version:
                     buffer.copy_(before)
-
-
-def _buffers(model: nn.Module) -> list[Tensor]:
-    """Buffers whose changes can be seen; those made in inference mode do not count versions."""
-    return [buffer for buffer in model.buffers() if not buffer.is_inference()]
 
 
 def value_and_gradient(
@@ -205,7 +208,7 @@ def all_finite(grad: Tensor) -> Tensor:
     if grad.numel() == 0:
         return torch.ones((), dtype=torch.bool, device=grad.device)
     low, high = torch.aminmax(grad)  # NaN, if one is there; a sum could overflow
-    return low.isfinite() & high.isfinite()
+    return (low > -torch.inf) & (high < torch.inf)
 
 
 def input_gradient(model: Model, x: Tensor, y: Tensor, *, loss: str | Loss = "ce") -> InputGradient:

@@ -10,6 +10,7 @@ Every function works on a batch, on the device and in the dtype of its tensors.
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -541,6 +542,7 @@ def _too_long(delta: Tensor, eps: float, norm: str) -> Tensor:
     return outside | (exact > eps * (1 - margin))
 
 
+@lru_cache
 def _round_down(value: float, dtype: torch.dtype) -> float:
     """Largest number of `dtype` that is at most `value` (>= 0)."""
     nearest = torch.tensor(value, dtype=dtype)

@@ -61,8 +61,8 @@ THREATS = [
 GRADIENTS = [
     ("the margin has the wrong sign", "return others - logits.gather(1, own).squeeze(1)", "return logits.gather(1, own).squeeze(1) - others"),
     ("the margin counts the class itself", "logits.scatter(1, own, -torch.inf).amax(1)", "logits.amax(1)"),
-    ("a gradient whose sum overflows is refused", "return low.isfinite() & high.isfinite()", "return grad.sum().isfinite()"),
-    ("infinite gradients count as finite", "return low.isfinite() & high.isfinite()", "return ~low.isnan()"),
+    ("a gradient whose sum overflows is refused", "return (low > -torch.inf) & (high < torch.inf)", "return grad.sum().isfinite()"),
+    ("infinite gradients count as finite", "return (low > -torch.inf) & (high < torch.inf)", "return ~low.isnan()"),
     ("softmax is applied twice", "return F.cross_entropy(logits, y, reduction=\"none\")", "return F.cross_entropy(logits.softmax(1), y, reduction=\"none\")"),
     ("a loss may be one number for all", "if value.shape != y.shape:", "if False:"),
     ("train mode is left on", "            module.training = False\n", "            pass\n"),
