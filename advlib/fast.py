@@ -20,6 +20,7 @@ What cannot be rewritten is left as it is, and said so once.
 import copy
 import math
 import warnings
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -355,19 +356,49 @@ class _Replayed(nn.Module):
     def __init__(self, model: nn.Module, x: Tensor) -> None:
         super().__init__()
         self.model, self.shape, self.dtype = model, x.shape, x.dtype
+        self.latest: Callable[[], _Play | None] = lambda: None
         with torch.enable_grad():
             leaf = x.clone().requires_grad_()
             self.replay: Any = torch.cuda.make_graphed_callables(lambda x: model(x), (leaf,))
 
     def forward(self, x: Tensor) -> Tensor:
         asks_gradient = torch.is_grad_enabled() and x.requires_grad
-        if x.shape != self.shape or x.dtype != self.dtype or not asks_gradient:
+        before = self.latest()
+        # Every playing writes to the same memory. What a backward pass may still need stays.
+        needed = before is not None and not before.asked
+        if x.shape != self.shape or x.dtype != self.dtype or not asks_gradient or needed:
             return self.model(x)
-        # The recording writes its results to the same memory every time; hand out copies.
-        return self.replay(_OwnGradient.apply(x)).clone()
+        play = _Play()
+        self.latest = weakref.ref(play)
+        return _Logits.apply(self.replay(_Pixels.apply(x)), play, self)
 
 
-class _OwnGradient(torch.autograd.Function):
+class _Play:
+    """One playing of a recording; lives as long as somebody can ask for its gradient."""
+
+    asked = False
+
+
+class _Logits(torch.autograd.Function):
+    """A copy of the logits of one playing, whose gradient is in memory until the next."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, play: _Play, recording: _Replayed) -> Tensor:
+        ctx.play, ctx.recording = play, recording
+        return logits.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.recording.latest() is not ctx.play:
+            raise RuntimeError(
+                "a gradient is asked for a second time, after the CUDA graph was played for other "
+                "pictures. Call the model again for these, or attack the model itself."
+            )
+        ctx.play.asked = True
+        return grad, None, None
+
+
+class _Pixels(torch.autograd.Function):
     """The same pictures; on the way back a copy of their gradient."""
 
     @staticmethod

@@ -351,32 +351,85 @@ def test_on_cuda_an_attack_on_a_recording_finds_what_it_finds_on_the_model(cuda)
         assert ((found - wanted).abs() > 1e-4).float().mean() < 0.01
 
 
-def test_the_answers_of_a_recording_are_copies() -> None:
-    """The memory of the recording is imitated: one tensor for all logits, one for all gradients."""
+class Recording(torch.autograd.Function):
+    """The sum of squares, with the memory of a CUDA graph imitated: one place for everything."""
 
-    class Shared(torch.autograd.Function):
-        logits, grad = torch.zeros(4, 2), torch.zeros(4, 3, 1, 1)
+    x, logits, grad = torch.zeros(4, 3, 1, 1), torch.zeros(4, 2), torch.zeros(4, 3, 1, 1)
+    played = 0
 
-        @staticmethod
-        def forward(ctx, x):
-            return Shared.logits.copy_(torch.stack([x.sum((1, 2, 3)), x.sum((1, 2, 3)) ** 2], 1))
+    @staticmethod
+    def forward(ctx, x):
+        Recording.x.copy_(x)
+        Recording.played += 1
+        return Recording.logits.copy_(squares(Recording.x))
 
-        @staticmethod
-        def backward(ctx, grad):
-            return Shared.grad.copy_(grad[:, :1, None, None].expand(4, 3, 1, 1))
+    @staticmethod
+    def backward(ctx, grad):
+        return Recording.grad.copy_(2 * Recording.x * (grad[:, 0] - grad[:, 1]).view(4, 1, 1, 1))
 
+
+def squares(x: Tensor) -> Tensor:
+    length = x.square().sum((1, 2, 3))
+    return torch.stack([length, -length], 1)
+
+
+@pytest.fixture
+def recording() -> nn.Module:
     replayed = fast_module._Replayed.__new__(fast_module._Replayed)
     nn.Module.__init__(replayed)
-    x = torch.full((4, 3, 1, 1), 0.5)
-    replayed.model, replayed.replay = None, Shared.apply
-    replayed.shape, replayed.dtype = x.shape, x.dtype
+    replayed.model, replayed.replay, replayed.latest = squares, Recording.apply, lambda: None
+    replayed.shape, replayed.dtype = Recording.x.shape, Recording.x.dtype
+    Recording.played = 0
+    return replayed
 
-    def answer(scale: float) -> tuple[Tensor, Tensor]:
-        leaf = (scale * x).requires_grad_()
-        logits = replayed(leaf)
-        return logits.detach(), torch.autograd.grad(logits, leaf, scale * torch.ones(4, 2))[0]
 
-    logits, grad = answer(1.0)
+def leaf(value: float) -> Tensor:
+    return torch.full((4, 3, 1, 1), value, requires_grad=True)
+
+
+def test_the_answers_of_a_recording_are_copies(recording) -> None:
+    def answer(x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = recording(x)
+        return logits.detach(), torch.autograd.grad(logits[:, 0].sum(), x)[0]
+
+    logits, grad = answer(leaf(0.5))
     kept = logits.clone(), grad.clone()
-    answer(0.1)
+    answer(leaf(0.1))
     assert torch.equal(logits, kept[0]) and torch.equal(grad, kept[1])
+    assert Recording.played == 2
+
+
+def test_two_calls_before_one_gradient_give_the_gradient_of_both(recording) -> None:
+    one, other = leaf(0.5), leaf(0.1)
+    total = recording(one)[:, 0].sum() + recording(other)[:, 0].sum()
+    for x, grad in zip((one, other), torch.autograd.grad(total, (one, other)), strict=True):
+        assert torch.equal(grad, 2 * x)
+    del total
+    recording(other)
+    assert Recording.played == 2  # the second of the two was computed, this one played
+
+
+def test_a_call_whose_gradient_nobody_can_ask_for_does_not_stop_the_recording(recording) -> None:
+    for _ in range(3):
+        recording(leaf(0.5))
+    assert Recording.played == 3
+
+
+def test_a_gradient_that_a_recording_has_forgotten_is_not_given(recording) -> None:
+    one, other = leaf(0.5), leaf(0.1)
+    logits = recording(one)
+    for _ in range(2):  # nothing was played in between
+        (grad,) = torch.autograd.grad(logits[:, 0].sum(), one, retain_graph=True)
+        assert torch.equal(grad, 2 * one)
+    recording(other)
+    with pytest.raises(RuntimeError, match="played for other pictures"):
+        torch.autograd.grad(logits[:, 0].sum(), one)
+
+
+def test_on_cuda_two_calls_before_one_gradient_give_the_gradient_of_both(cuda) -> None:
+    model, x = seeded(Residual).to(cuda).eval(), pictures(16).to(cuda)
+    fast = accelerated(model, x)
+    pair = [x.clone().requires_grad_(), x.flip(0).clone().requires_grad_()]
+    found = torch.autograd.grad(sum(fast(one)[:, 0].sum() for one in pair), pair)
+    wanted = torch.autograd.grad(sum(model(one)[:, 0].sum() for one in pair), pair)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
