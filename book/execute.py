@@ -2,6 +2,8 @@
 
 python book/execute.py                             every lesson
 python book/execute.py notebooks/04-*.ipynb        these
+python book/execute.py --scripts                   nothing is executed: the widgets that are stored
+                                                   get the package's script and style of today
 """
 
 import os
@@ -12,6 +14,8 @@ from pathlib import Path
 import nbformat
 import seals
 from nbclient import NotebookClient
+
+from advlib.widgets.base import PageWidget
 
 ROOT = Path(__file__).resolve().parents[1]
 CELL_TIMEOUT = 600
@@ -47,12 +51,24 @@ def execute(path: Path) -> float:
     return time.monotonic() - start
 
 
+def renew_scripts(path: Path) -> None:
+    """Put the script and style of `advlib.widgets` into the stored widgets of one notebook."""
+    notebook = nbformat.read(path, as_version=4)
+    for stored in notebook.metadata["widgets"][seals.STATE]["state"].values():
+        if stored["state"].get("_anywidget_id", "").startswith("advlib."):
+            stored["state"].update(_esm=str(PageWidget._esm), _css=str(PageWidget._css))
+    nbformat.write(notebook, path)
+
+
 def main() -> None:
     """Execute the notebooks named on the command line, or all of them."""
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    paths = [Path(name) for name in sys.argv[1:]] or sorted((ROOT / "notebooks").glob("*.ipynb"))
-    for path in paths:
-        print(f"{path.name}: {execute(path):.0f} s", flush=True)
+    names = [name for name in sys.argv[1:] if name != "--scripts"]
+    for path in map(Path, names) if names else sorted((ROOT / "notebooks").glob("*.ipynb")):
+        if "--scripts" in sys.argv:
+            renew_scripts(path)
+        else:
+            print(f"{path.name}: {execute(path):.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "book" / "outputs.json"
 VIEW = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
+CODE = ("_esm", "_css")
+"""What a widget's state holds of the package's own: a test compares it with the package."""
 DIGITS = 16
 """Hexadecimal digits that are kept of a SHA-256: enough against accident, short enough to read."""
 
@@ -34,7 +36,7 @@ def _shown(output: dict[str, Any], states: dict[str, Any]) -> dict[str, Any]:
     if VIEW not in data:
         return output
     state = states.get(data[VIEW]["model_id"], {}).get("state", {})
-    kept = {name: value for name, value in state.items() if name != "layout"}
+    kept = {name: value for name, value in state.items() if name not in ("layout", *CODE)}
     return {**output, "data": {**data, VIEW: kept}}
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import seals
 
+from advlib.widgets.base import PageWidget
+
 LESSONS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 PICTURES = ("image/png", "image/jpeg", "image/gif", "image/svg+xml")
 ABSOLUTE_PATH = re.compile(
@@ -24,8 +26,6 @@ ABSOLUTE_PATH = re.compile(
 SECRET = re.compile(
     r"\b(?:gh[pousr]_|github_pat_|hf_)\w{16}|\bAKIA[0-9A-Z]{12}|-----BEGIN [A-Z ]*KEY"
 )
-CODE = ("_esm", "_css")
-"""What a widget's state holds of the package's own scripts and styles."""
 PROGRESS = re.compile(r"\d+%\|.*\|")
 METADATA = {"kernelspec", "language_info", "mystnb", "widgets"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -105,6 +105,16 @@ def test_what_a_cell_shows_is_stored(lesson: dict[str, Any]) -> None:
     assert not bare, f"cells {bare} have no stored output: run `make notebooks`"
 
 
+def test_stored_widgets_hold_the_script_and_style_of_the_package(lesson: dict[str, Any]) -> None:
+    stored = lesson["metadata"]["widgets"][seals.STATE]["state"]
+    scripts = [part["state"] for part in stored.values() if "_esm" in part["state"]]
+    assert scripts
+    now = {"_esm": str(PageWidget._esm), "_css": str(PageWidget._css)}
+    assert all(now.items() <= state.items() for state in scripts), (
+        "the widgets have changed: run `python book/execute.py --scripts`"
+    )
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.name)
 def test_every_cell_is_as_it_was_executed(path: Path) -> None:
     now, then = seals.seals(json.loads(path.read_text("utf-8"))), seals.read().get(path.stem, {})
@@ -135,7 +145,7 @@ def test_no_path_of_a_machine_is_stored(lesson: dict[str, Any]) -> None:
         assert found is None, f"cell {index}: {found and found[0]}"
     states = lesson["metadata"]["widgets"][seals.STATE]["state"]
     for name, model in states.items():
-        shown = {key: value for key, value in model["state"].items() if key not in CODE}
+        shown = {key: value for key, value in model["state"].items() if key not in seals.CODE}
         found = ABSOLUTE_PATH.search(strings(shown)) or SECRET.search(strings(model))
         assert found is None, f"widget {name}: {found and found[0]}"
 
