@@ -171,7 +171,7 @@ TRIES = 4
 is longer than the r-th part of the way that it was brought."""
 CLASSES = 9
 """To how many wrong classes a picture is driven, the nearest first."""
-WIDE = 128
+WIDE = 256
 """A round of fewer pictures begins several runs of each at once, so that batches stay full."""
 STEP = 1.5
 """Length of the first step of a run, in parts of `eps`; the last is near 0."""

@@ -5,6 +5,7 @@ python -m benchmarks speed --rounds 3    one part, less exactly; the others stay
 """
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -25,7 +26,7 @@ RESULTS = Path(__file__).resolve().parent / "results.json"
 PARTS = ("speed", "growth", "startup", "processes", "strength")
 
 
-def machine(device: str) -> dict[str, str]:
+def machine(device: str, kept: bool) -> dict[str, str]:
     """What the numbers depend on."""
     name = platform.processor() or platform.machine()
     cpu = Path("/proc/cpuinfo")
@@ -41,7 +42,24 @@ def machine(device: str) -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "advlib": advlib.__version__,
+        "freed memory": "kept by the process" if kept else "as the C library likes",
     }
+
+
+def keep_memory() -> bool:
+    """Have the C library keep what is freed; False where it cannot be told to.
+
+    Whether it hands freed pages back, to be asked for and filled with zeros again a moment later,
+    depends on where the last small block happens to lie. That chance decides up to a tenth of the
+    time of a small network, and not only of whose code is timed.
+    """
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # the names' numbers in glibc's malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, TypeError, OSError):
+        return False
+    limits = {trim_threshold: 2**31 - 1, top_pad: 2**26, mmap_max: 0}
+    return all(mallopt(name, value) == 1 for name, value in limits.items())
 
 
 def speed(contestants: dict[str, Make], rounds: int, device: str) -> list[dict[str, Any]]:
@@ -76,7 +94,10 @@ def main() -> None:
     others, versions = peers()
     for name, version in versions.items():
         print(f"{name}: {version}", flush=True)
-    results: dict[str, Any] = {"machine": machine(options.device), "libraries": versions}
+    results: dict[str, Any] = {
+        "machine": machine(options.device, keep_memory()),
+        "libraries": versions,
+    }
     parts = options.parts or PARTS
     if set(parts) != set(PARTS):
         held = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else results

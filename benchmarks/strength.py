@@ -12,7 +12,8 @@ import sys
 import time
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
@@ -27,8 +28,10 @@ from benchmarks import contestants
 
 BUDGETS = (10, 40, 100)
 """Gradients a picture."""
-LADDER = (5, 10, 15, 20, 30, 40, 100)
+LADDER = (2, 3, 5, 7, 10, 15, 20, 30, 40, 100)
 """The same for `advlib` alone: the first that finds what another library found is compared."""
+SEEDS = (0, 1, 2)
+"""Of the attacks' own chance: each runs once with each."""
 CLASSES = (0, 4, 8, 9, 10, 11, 12, 13, 14, 15)
 """The signs that 32 pixels can show: three of the nine speed limits, and all others."""
 NEAR = 0.015
@@ -108,7 +111,7 @@ def networks(training: int = 6000, epochs: int = 8) -> tuple[nn.Module, nn.Modul
     return standard.eval().requires_grad_(False), robust.eval().requires_grad_(False)
 
 
-def subjects(standard: nn.Module, robust: nn.Module, n: int = 600) -> list[Subject]:
+def subjects(standard: nn.Module, robust: nn.Module, n: int = 900) -> list[Subject]:
     """What is attacked: both networks and the masked one, on pictures they have not seen.
 
     Raises
@@ -141,7 +144,9 @@ def ours(model: nn.Module, x: Tensor, y: Tensor, eps: float, gradients: int) -> 
     def keep(rows: Tensor, points: Tensor) -> None:
         x_adv[rows] = points
 
-    robust_accuracy(model, x, y, eps, gradients=gradients, on_fooled=keep)
+    # The generator that `measure` seeds and that all others draw from.
+    chance = torch.default_generator
+    robust_accuracy(model, x, y, eps, gradients=gradients, generator=chance, on_fooled=keep)
     return x_adv
 
 
@@ -265,27 +270,47 @@ def standing(subject: Subject, x_adv: Tensor) -> float:
 
 
 def measure(
-    subject: Subject, attack: Attack, gradients: int, *, warm_up: bool = True
+    subject: Subject,
+    attack: Attack,
+    gradients: int,
+    seeds: Sequence[int] = SEEDS,
+    *,
+    warm_up: bool = True,
 ) -> dict[str, Any]:
-    """Robust accuracy, gradients a picture and seconds of one attack, or why it did not run."""
-    counted = Counted(subject.model).eval()
-    x, y, eps = subject.x.clone(), subject.y.clone(), subject.eps
+    """Robust accuracy, gradients a picture and seconds of an attack, or why it did not run.
+
+    Means over the seeds, and of the robust accuracy also the ``lowest`` and the ``highest``.
+    """
     with torch.random.fork_rng([]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.manual_seed(0)
         try:
             if warm_up:
-                attack(counted, x[:1], y[:1], eps, gradients)
-            counted.gradients, start = 0, time.perf_counter()
-            x_adv = attack(counted, x, y, eps, gradients)
+                torch.manual_seed(0)
+                attack(subject.model, subject.x[:1], subject.y[:1], subject.eps, gradients)
+            runs = [_once(subject, attack, gradients, seed) for seed in seeds]
         except Exception as error:  # noqa: BLE001  whatever keeps a library from running
             return {"error": f"{type(error).__name__}: {str(error)[:100]}"}
-        seconds = time.perf_counter() - start
+    robust, taken, seconds = (list(part) for part in zip(*runs, strict=True))
     return {
-        "robust": round(standing(subject, x_adv), 4),
-        "gradients": round(counted.gradients / len(subject.x), 2),
-        "seconds": round(seconds, 3),
+        "robust": round(mean(robust), 4),
+        "lowest": round(min(robust), 4),
+        "highest": round(max(robust), 4),
+        "gradients": round(mean(taken), 2),
+        "seconds": round(mean(seconds), 3),
     }
+
+
+def _once(
+    subject: Subject, attack: Attack, gradients: int, seed: int
+) -> tuple[float, float, float]:
+    """Robust accuracy, gradients a picture, and seconds, of one run."""
+    counted = Counted(subject.model).eval()
+    x, y = subject.x.clone(), subject.y.clone()
+    torch.manual_seed(seed)
+    start = time.perf_counter()
+    x_adv = attack(counted, x, y, subject.eps, gradients)
+    seconds = time.perf_counter() - start
+    return standing(subject, x_adv), counted.gradients / len(x), seconds
 
 
 def strength(
@@ -294,6 +319,7 @@ def strength(
     ladder: tuple[int, ...] = LADDER,
     settings: dict[tuple[str, str], Attack] | None = None,
     reference: Callable[[nn.Module, Tensor, Tensor, float], Tensor] | None = autoattack,
+    seeds: Sequence[int] = SEEDS,
 ) -> dict[str, Any]:
     """Everyone on every network with every budget; ready for JSON.
 
@@ -308,7 +334,9 @@ def strength(
     settings
         Who is compared. None: `SETTINGS`, of the libraries that are at hand.
     reference
-        The slow attack to be measured against. None: none.
+        The slow attack to be measured against, with the first seed alone. None: none.
+    seeds
+        Of the attacks' own chance.
 
     Returns
     -------
@@ -326,12 +354,13 @@ def strength(
             for (library, setting), attack in everyone.items():
                 if gradients not in (ladder if library == "advlib" else budgets):
                     continue
-                row = measure(subject, attack, gradients)
+                row = measure(subject, attack, gradients, seeds)
                 rows.append({"library": library, "setting": setting, "budget": gradients, **row})
                 _say(f"{subject.name}, {gradients} gradients, {library}, {setting}: {row}")
         slow = None
         if reference is not None:
-            slow = measure(subject, lambda *given: reference(*given[:-1]), 0, warm_up=False)
+            once = seeds[:1]  # it takes long
+            slow = measure(subject, lambda *given: reference(*given[:-1]), 0, once, warm_up=False)
             _say(f"{subject.name}, AutoAttack: {slow}")
         found.append(
             {
@@ -339,7 +368,7 @@ def strength(
                 "clean": round(standing(subject, subject.x), 4), "rows": rows, "reference": slow,
             }
         )  # fmt: skip
-    return {"budgets": list(budgets), "subjects": found}
+    return {"budgets": list(budgets), "seeds": list(seeds), "subjects": found}
 
 
 def _find_peers() -> None:
@@ -359,7 +388,7 @@ def _say(line: str) -> None:
 def text(results: dict[str, Any]) -> str:
     """The section of the page, as Markdown, from what `strength` returned and nothing else."""
     budgets = results["budgets"]
-    lines = [HEAD]
+    lines = [HEAD.format(seeds=len(results["seeds"]), spread=_spread(results))]
     for subject in results["subjects"]:
         lines += [
             f"### {subject['name'][0].upper()}{subject['name'][1:]}",
@@ -385,8 +414,24 @@ HEAD = """## How strong at equal gradients
 Robust accuracy is an upper bound: a stronger attack can only lower it. So the lower number is the
 better measurement. Every attack may take the same number of input gradients for each picture. They
 are counted behind the model, and stand in brackets. The lowest number of each column is bold.
-{py:func}`advlib.robustness.robust_accuracy` spends what fallen pictures leave on those that stand.
+{{py:func}}`advlib.robustness.robust_accuracy` spends what fallen pictures leave on those that
+stand.
+
+All ran once with each of {seeds} random seeds, AutoAttack with one. The numbers are means. {spread}
 """
+
+
+def _spread(results: dict[str, Any]) -> str:
+    """How far the runs of one attack lie apart, at most: of advlib, and of the others."""
+    apart: dict[bool, float] = {}
+    for subject in results["subjects"]:
+        for row in (row for row in subject["rows"] if "robust" in row):
+            own = row["library"] == "advlib"
+            apart[own] = max(apart.get(own, 0.0), row["highest"] - row["lowest"])
+    return (
+        f"Between seeds, a number of advlib differs by {100 * apart.get(True, 0.0):.1f} points at "
+        f"most, one of the others by {100 * apart.get(False, 0.0):.1f}."
+    )
 
 
 def _row(subject: dict[str, Any], library: str, setting: str, budget: int) -> dict[str, Any]:

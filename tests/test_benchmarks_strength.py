@@ -50,10 +50,31 @@ def test_a_measurement_counts_one_run_and_puts_points_back_into_the_ball() -> No
     assert "ImportError: no such library" in strength.measure(one, breaks, 3)["error"]
 
 
+def test_a_measurement_is_the_mean_of_one_run_with_each_seed() -> None:
+    one = subject()
+    drawn = []
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, eps: float, gradients: int) -> Tensor:
+        drawn.append(torch.rand(()).item())
+        return x if len(drawn) % 2 else x - eps * model(x).sum().sign()
+
+    before = torch.random.get_rng_state()
+    alone = [strength.measure(one, attack, 3, [seed], warm_up=False) for seed in (4, 5)]
+    both = strength.measure(one, attack, 3, [4, 5], warm_up=False)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert drawn[:2] == drawn[2:] and drawn[0] != drawn[1]
+    found = [row["robust"] for row in alone]
+    assert both["robust"] == pytest.approx(sum(found) / 2, abs=1e-4)
+    assert [both["lowest"], both["highest"]] == sorted(found)
+
+
 def test_own_points_are_those_that_robust_accuracy_counts() -> None:
     one = subject()
-    row = strength.measure(one, strength.ours, 5)
-    found = strength.robust_accuracy(one.model, one.x, one.y, one.eps, gradients=5)
+    row = strength.measure(one, strength.ours, 5, [3])
+    chance = torch.Generator().manual_seed(3)
+    found = strength.robust_accuracy(
+        one.model, one.x, one.y, one.eps, gradients=5, generator=chance
+    )
     assert row["robust"] == pytest.approx(found.accuracy.value, abs=1e-4)
     assert row["gradients"] == pytest.approx(found.gradients / 12, abs=0.01) and found.gradients
 
