@@ -86,6 +86,12 @@ def test_counts_that_differ_are_called_different() -> None:
     assert "The counts **differ**" in page.text(stored)
 
 
+def test_advlib_imports_in_a_small_part_of_the_time_of_torch() -> None:
+    found = growth.startup(rounds=1)
+    assert found["advlib"] == pytest.approx(found["torch"] + found["difference"], abs=0.002)
+    assert 0 < found["difference"] < found["torch"] / 2
+
+
 def test_the_figure_is_drawn(tmp_path) -> None:
     rows = [[1, 0.1], [10, 1.1], [100, 9.0]]
     page.draw({"steps": rows, "pictures": rows}, tmp_path / "growth.png")
