@@ -49,8 +49,8 @@ how much of it is handed back and filled with zeros anew, up to a tenth of the t
 
 _FIXED = """
 advlib checks what it is given, freezes the model and puts everything back, and ends exactly inside
-the ball. The cost depends on the pictures and hardly on the network. It is {cost:.1f} ms of the
-{all:.0f} ms of FGSM on the {name}, where it shows most.
+the ball. The cost grows with the pixels and the number of layers, not with what the layers compute.
+It is {cost:.1f} ms of the {all:.0f} ms of FGSM on the {name}, where it shows most.
 """
 
 _GROWTH = """
