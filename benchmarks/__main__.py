@@ -50,8 +50,8 @@ def keep_memory() -> bool:
     """Have the C library keep what is freed; False where it cannot be told to.
 
     Whether it hands freed pages back, to be asked for and filled with zeros again a moment later,
-    depends on where the last small block happens to lie. That chance decides up to a tenth of the
-    time of a small network, and not only of whose code is timed.
+    depends on where the last small block happens to lie. A small network would be timed by that
+    chance as much as by whose code runs.
     """
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # the names' numbers in glibc's malloc.h
     try:

@@ -44,7 +44,7 @@ show both cases.
 - *advlib, bfloat16* changes the result and is there on request only.
 
 The C library keeps freed memory for the next call, where it can be told to. Otherwise chance decides
-how much of it is handed back and filled with zeros anew, up to a tenth of the time of a small network.
+how much of it is handed back and filled with zeros anew, which a small network feels.
 """  # noqa: E501
 
 _FIXED = """
