@@ -111,10 +111,20 @@ class _Packed(nn.Module):
             weight, self.padding, lost, self.stride, self.dilation, self.groups, after
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, other: Tensor | None = None, *, relu: bool = False) -> Tensor:
+        """The convolution; with `relu` what `advlib.folding.Rectified` adds to it."""
         if x.ndim != 4 or x.device.type != "cpu" or x.dtype not in DTYPES:
-            return self.conv(x)
-        return _Convolution.apply(x.to(self.conv.weight.dtype), self)
+            return _finished(self.conv(x), other, relu)
+        dtype = self.conv.weight.dtype
+        at_once = other is None or other.shape == (
+            len(x),
+            len(self.conv.weight),
+            *self.windows(x.shape),
+        )
+        if relu and at_once:
+            other = None if other is None else other.to(dtype)
+            return _Convolution.apply(x.to(dtype), other, self, relu)
+        return _finished(_Convolution.apply(x.to(dtype), None, self, False), other, relu)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What is laid out has no storage that could be copied or saved: it is laid out again."""
@@ -134,25 +144,42 @@ class _Packed(nn.Module):
         return [self.free(before)[i] - (after[2 + i] - 1) * self.stride[i] for i in (0, 1)]
 
 
+def _finished(y: Tensor, other: Tensor | None, relu: bool) -> Tensor:
+    """What is left to do, one after the other."""
+    y = y if other is None else y + other
+    return F.relu(y) if relu else y
+
+
 class _Convolution(torch.autograd.Function):
+    """``conv(x)``, ``relu(conv(x))`` or ``relu(conv(x) + other)``."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: _Packed) -> Tensor:
-        ctx.layer, ctx.shape = layer, x.shape
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, layer.forth, layer.conv.bias,
-            layer.padding, layer.stride, layer.dilation, layer.groups, "none", [], None,
-        )  # fmt: skip
+    def forward(ctx: Any, x: Tensor, other: Tensor | None, layer: _Packed, relu: bool) -> Tensor:
+        ctx.layer, ctx.shape, ctx.two = layer, x.shape, other is not None
+        how = layer.padding, layer.stride, layer.dilation, layer.groups
+        ops, weight, last = torch.ops.mkldnn, layer.forth, "relu" if relu else "none"
+        if other is None:
+            y = ops._convolution_pointwise(x, weight, layer.conv.bias, *how, last, [], None)
+        else:
+            y = ops._convolution_pointwise.binary(
+                x, other, weight, layer.conv.bias, *how, "add", 1.0, last, [], None
+            )
+        if relu:
+            ctx.save_for_backward(y)
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         layer: _Packed = ctx.layer
+        for y in ctx.saved_tensors:
+            grad = torch.ops.aten.threshold_backward(grad, y, 0)
         lost = layer.lost(ctx.shape, grad.shape)
         back = torch.ops.mkldnn._convolution_transpose_pointwise(
             grad, layer.back, None,
             layer.padding, lost, layer.stride, layer.dilation, layer.groups, "none", [], None,
         )  # fmt: skip
-        return back, None
+        return back, grad if ctx.two else None, None, None
 
 
 class _Unshuffled(nn.Module):
@@ -175,8 +202,10 @@ class _Unshuffled(nn.Module):
         inner = inner.to(memory_format=torch.channels_last)
         self.inner = _Packed(inner, list(self.unshuffled(torch.empty(shape)).shape))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(self.unshuffled(x)) if x.ndim == 4 else self.original(x)
+    def forward(self, x: Tensor, other: Tensor | None = None, *, relu: bool = False) -> Tensor:
+        if x.ndim != 4:
+            return _finished(self.original(x), other, relu)
+        return self.inner(self.unshuffled(x), other, relu=relu)
 
     def unshuffled(self, x: Tensor) -> Tensor:
         """Four pixels of a square as channels of one, shape (n, 4 c, h', w')."""

@@ -12,7 +12,8 @@ import advlib
 from advlib import fast as fast_module
 from advlib import packing
 from advlib.errors import DeviceError, InputError, PixelError
-from advlib.fast import accelerated, folded_batch_norms
+from advlib.fast import accelerated
+from advlib.folding import folded_batch_norms
 
 RANDOM_STATE_IS_WATCHED = True
 
@@ -289,12 +290,49 @@ def test_a_rewriting_that_answers_otherwise_is_not_used(monkeypatch, wrong: str)
     same(model, fast, x)
 
 
+def test_a_unit_at_its_kink_is_no_other_answer(monkeypatch) -> None:
+    """Rounding decides on which side of 0 a unit lies, and the gradient is one of two."""
+
+    class Rounded(nn.Module):
+        def __init__(self, model: nn.Module, shift: float) -> None:
+            super().__init__()
+            self.model, self.shift = model, shift
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model(x) + (x - 0.5 + self.shift).relu().mean(3).flatten(1)[:, :5]
+
+    model, x = Rounded(seeded(Residual).eval(), 0.0), pictures(8)
+    x[3, 0, :5, 4] = 0.5
+    monkeypatch.setattr(fast_module, "packed", lambda made, x: Rounded(model.model, 1e-7))
+    fast = quiet(model, x, threads=1)
+    assert isinstance(fast, Rounded) and fast.shift
+
+
 def test_second_derivatives_of_the_copy_raise_and_are_not_silently_wrong() -> None:
     fast = accelerated(seeded(Residual).eval(), pictures(8), threads=2)
     x = pictures(8).requires_grad_()
     (grad,) = torch.autograd.grad(fast(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize(("seconds", "divided"), [(0.5, True), (0.95, False), (2.0, False)])
+def test_a_batch_is_divided_unasked_only_where_that_is_clearly_faster(
+    monkeypatch, seconds: float, divided: bool
+) -> None:
+    clock = [0.0]
+    answers = fast_module._answers
+
+    def timed(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        clock[0] += seconds if isinstance(model, fast_module._Parts) else 1.0
+        return answers(model, x)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(fast_module, "_answers", timed)
+    monkeypatch.setattr(fast_module.time, "perf_counter", lambda: clock[0])
+    fast = quiet(seeded(Residual).eval(), pictures(8))
+    assert isinstance(fast, fast_module._Parts) == divided
+    assert isinstance(quiet(seeded(Residual).eval(), pictures(8), threads=2), fast_module._Parts)
 
 
 def test_an_error_inside_a_thread_arrives() -> None:
