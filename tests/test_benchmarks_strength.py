@@ -68,9 +68,10 @@ def test_a_measurement_is_the_mean_of_one_run_with_each_seed() -> None:
     assert [both["lowest"], both["highest"]] == sorted(found)
 
 
-def test_own_points_are_those_that_robust_accuracy_counts() -> None:
+@pytest.mark.parametrize("attack", [strength.ours, strength.ours_fast])
+def test_own_points_are_those_that_robust_accuracy_counts(attack) -> None:
     one = subject()
-    row = strength.measure(one, strength.ours, 5, [3])
+    row = strength.measure(one, attack, 5, [3])
     chance = torch.Generator().manual_seed(3)
     found = strength.robust_accuracy(
         one.model, one.x, one.y, one.eps, gradients=5, generator=chance
@@ -96,8 +97,9 @@ def test_the_section_holds_every_number_and_what_did_not_run() -> None:
     assert json.loads(json.dumps(results)) == results
     (part,) = results["subjects"]
     assert part["clean"] == 1.0 and part["reference"]["gradients"] == 9.0
-    budgets = [row["budget"] for row in part["rows"] if row["library"] == "advlib"]
-    assert budgets == [2, 3, 4]
+    for setting in ("robust_accuracy", "robust_accuracy, accelerated"):
+        budgets = [row["budget"] for row in part["rows"] if row["setting"] == setting]
+        assert budgets == [2, 3, 4]
 
     page = strength.text(results)
 
