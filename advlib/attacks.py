@@ -153,8 +153,10 @@ def fgsm(
         grad = value_and_gradient(model, x, y, loss).grad
         if not all_finite(grad):
             raise ModelOutputError(_NOT_FINITE)
-        room = None if norm == "linf" else x  # there, cutting at the box afterwards is as good
-        delta = threats.steepest(-grad if targeted else grad, eps, norm, room, mask=mask)
+        ascent = -grad if targeted else grad
+        if norm == "linf":  # a step of PGD across the ball: the box may cut it off afterwards
+            return _Ball.around(x, eps, norm, eps, mask).step(x, ascent)
+        delta = threats.steepest(ascent, eps, norm, x, mask=mask)
         return threats.confine(x, delta, eps, norm)
 
 

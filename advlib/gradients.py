@@ -137,10 +137,17 @@ def undisturbed(model: Model, device: torch.device) -> Iterator[None]:
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
     modules, parameters, places = [], [], []
-    for module in model.modules():  # one walk: for a small model each costs a part of an attack
+    seen, waiting = set[nn.Module](), [model]
+    while waiting:  # what model.modules() does, without the names: they would take longer
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        waiting += [child for child in module._modules.values() if child is not None]
         modules.append((module, module.training))
         parameters += [p for p in module._parameters.values() if p is not None and p.requires_grad]
-        places.append((module._buffers, dict(module._buffers)))
+        if module._buffers:
+            places.append((module._buffers, dict(module._buffers)))
     # Changes of those made in inference mode cannot be seen: they do not count versions.
     buffers = [
         (buffer, buffer._version, buffer.clone())
@@ -150,14 +157,16 @@ def _frozen(model: nn.Module) -> Iterator[None]:
     ]
     try:
         # The flag itself, not model.eval(): modules that override train() would act on it.
-        for module, _ in modules:
-            module.training = False
+        for module, training in modules:
+            if training:
+                module.training = False
         for parameter in parameters:
             parameter.requires_grad_(False)
         yield
     finally:
         for module, training in modules:
-            module.training = training
+            if module.training != training:  # to set it costs more than to look
+                module.training = training
         for parameter in parameters:
             parameter.requires_grad_(True)
         for place, held in places:  # a model may also put a new tensor in the place of a buffer

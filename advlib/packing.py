@@ -14,6 +14,7 @@ and leave a convolution without stride: the same sums in another order.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -194,11 +195,11 @@ class _Unshuffled(nn.Module):
         back = [2 * s - k - f for s, k, f in zip(size, conv.kernel_size, front, strict=True)]
         weight = F.pad(conv.weight.detach(), (front[1], back[1], front[0], back[0]))
         self.size = size
-        # Not initialised: that would draw from the global random state.
-        channels = 4 * conv.in_channels, conv.out_channels
-        inner = nn.utils.skip_init(nn.Conv2d, *channels, size, bias=False)
+        # A copy, because a new one would draw its weights from the global random state.
+        inner = copy.deepcopy(conv)
+        inner.in_channels, inner.kernel_size = 4 * conv.in_channels, tuple(size)
+        inner.stride, inner.padding = (1, 1), (0, 0)
         inner.weight = nn.Parameter(_squares(weight, size), requires_grad=False)
-        inner.bias = conv.bias
         inner = inner.to(memory_format=torch.channels_last)
         self.inner = _Packed(inner, list(self.unshuffled(torch.empty(shape)).shape))
 

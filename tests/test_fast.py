@@ -1,5 +1,7 @@
 """The accelerated copy: the same answers as the model, and nothing of the caller changed."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -244,6 +246,23 @@ def test_weights_are_laid_out_once() -> None:
     same(model, fast, x)
 
 
+def test_to_make_a_copy_no_symbolic_algebra_is_loaded() -> None:
+    """It took two seconds, more than the attack."""
+    code = (
+        "import sys, torch, advlib.fast\n"
+        "layers = [torch.nn.Conv2d(3, 8, 7, 2, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU()]\n"
+        "model = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(512, 5))\n"
+        "x, y = torch.rand(4, 3, 16, 16), torch.zeros(4, dtype=torch.long)\n"
+        "fast = advlib.fast.accelerated(model, x, threads=2)\n"
+        "advlib.fgsm(fast, x, y)\n"
+        "assert any('Packed' in type(part).__name__ for part in fast.modules()) or not "
+        "torch.backends.mkldnn.is_available()\n"
+        "print('sympy' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_in_half_precision_another_order_of_the_sums_is_no_other_answer() -> None:
     """The first layer reads squares, and bfloat16 rounds at each of the layers behind it."""
 
@@ -305,7 +324,7 @@ def test_a_unit_at_its_kink_is_no_other_answer(monkeypatch) -> None:
     x[3, 0, :5, 4] = 0.5
     monkeypatch.setattr(fast_module, "packed", lambda made, x: Rounded(model.model, 1e-7))
     fast = quiet(model, x, threads=1)
-    assert isinstance(fast, Rounded) and fast.shift
+    assert [layer.shift for layer in fast.modules() if isinstance(layer, Rounded)] == [1e-7]
 
 
 def test_second_derivatives_of_the_copy_raise_and_are_not_silently_wrong() -> None:
@@ -316,7 +335,7 @@ def test_second_derivatives_of_the_copy_raise_and_are_not_silently_wrong() -> No
         grad.sum().backward()
 
 
-@pytest.mark.parametrize(("seconds", "divided"), [(0.5, True), (0.95, False), (2.0, False)])
+@pytest.mark.parametrize(("seconds", "divided"), [(0.5, True), (0.9, False), (2.0, False)])
 def test_a_batch_is_divided_unasked_only_where_that_is_clearly_faster(
     monkeypatch, seconds: float, divided: bool
 ) -> None:
