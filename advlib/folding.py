@@ -7,7 +7,7 @@ Two rewritings of the network as a graph of calls, which `torch.fx` records:
 - a ReLU, and the sum with a shortcut before it, need each value once, when the convolution has it
   at hand (`rectified`). On their own they wait for memory, not for arithmetic.
 
-Neither changes a logit by more than rounding. Both refuse what cannot be recorded.
+Neither changes a logit by more than rounding.
 """
 
 import copy

@@ -290,7 +290,7 @@ def test_where_torch_cannot_lay_them_out_the_copy_is_used_without(monkeypatch, t
     same(model, fast, x)
 
 
-@pytest.mark.parametrize("wrong", ["logits", "gradients"])
+@pytest.mark.parametrize("wrong", ["logits", "gradients", "shape"])
 def test_a_rewriting_that_answers_otherwise_is_not_used(monkeypatch, wrong: str) -> None:
     class Other(nn.Module):
         def __init__(self, model: nn.Module) -> None:
@@ -299,11 +299,15 @@ def test_a_rewriting_that_answers_otherwise_is_not_used(monkeypatch, wrong: str)
 
         def forward(self, x: Tensor) -> Tensor:
             logits = self.model(x)
+            if wrong == "shape":  # it would broadcast, and where all pictures agree be the same
+                return logits[:1]
             # The same values, from a graph with half of the slope.
             return logits + 1 if wrong == "logits" else (logits + logits.detach()) / 2
 
     monkeypatch.setattr(fast_module, "packed", lambda model, x: Other(model))
     model, x = seeded(Residual).eval(), pictures(8)
+    if wrong == "shape":
+        x = x[:1].repeat(8, 1, 1, 1)
     with pytest.warns(UserWarning, match="the copy gives other answers"):
         fast = accelerated(model, x, threads=1)
     same(model, fast, x)
