@@ -5,7 +5,7 @@ The floors of the package, from the ground up; imports run downward only:
 1. `threats` (the balls), `data` (pictures), `models` (networks)
 2. `gradients` (where an input gradient is taken); on it `landscape`, `linearity`, `activations` and
    `attribution` (what lies around a picture and inside a network), `adaptive` (through defences
-   and chance), `fast` with `folding` and `packing` (the same in less time)
+   and chance), `fast` with `folding`, `packing` and `winograd` (the same in less time)
 3. `attacks` (noise, FGSM, PGD), `autopgd`, `square` (queries only), `patches`; `evaluation`,
    `robustness` (robust accuracy for a price)
 4. `defences`, `inspection` (of attacks), `masking` (of defences), `smoothing` (a certificate),

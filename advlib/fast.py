@@ -9,6 +9,7 @@ takes in place of the model:
 - *channels last*: pixels of one place lie side by side in memory, as fast convolutions want them;
 - *weights laid out once*: a processor's convolution orders its weights anew at every call, unless
   they are kept in order (`advlib.packing`);
+- *half the multiplications* where many channels meet in windows of 3x3 (`advlib.winograd`);
 - *one part of the batch for each core*, where that proves faster: two halves on one core each need
   not wait for the slower core at every layer;
 - *replay*: a GPU finishes the layers of a small batch faster than Python asks for them, so they are
@@ -191,19 +192,19 @@ def _different(found: Tensor, wanted: Tensor, tolerance: float) -> Tensor:
 
 
 def _rewritten(model: nn.Module, x: Tensor, wanted: Tensor) -> nn.Module:
-    """Channels last, with batch norms folded where that gives the same logits."""
+    """Channels last, with batch norms and ReLUs joined to convolutions if the logits stay."""
     plain = _ChannelsLast(_copy(model)) if x.ndim == 4 else _copy(model)
-    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return plain
     try:
         folded: nn.Module = rectified(folded_batch_norms(model))
         folded = _ChannelsLast(folded) if x.ndim == 4 else folded
         if not _differs(folded(x.clone()), wanted):
             return folded
-        why = "the folded copy gives other logits"
+        why = "the rewritten copy gives other logits"
     except Exception as error:  # noqa: BLE001  torch.fx raises many kinds
         why = str(error).split("\n")[0][:120]
-    warnings.warn(f"batch norms are not folded: {why}.", stacklevel=3)
+    warnings.warn(f"layers are not joined with convolutions: {why}.", stacklevel=3)
     return plain
 
 

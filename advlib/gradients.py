@@ -6,7 +6,7 @@ model frozen and in eval mode for the while and nothing left behind.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -124,13 +124,10 @@ def undisturbed(model: Model, device: torch.device) -> Iterator[None]:
     device
         Where the pictures live.
     """
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        gpu = [device] if device.type == "cuda" else []
-        stack.enter_context(torch.random.fork_rng(gpu, device_type="cuda"))
-        if isinstance(model, nn.Module):
-            stack.enter_context(_frozen(model))
+    gpu = [device] if device.type == "cuda" else []
+    chance = torch.random.fork_rng(gpu, device_type="cuda")
+    frozen = _frozen(model) if isinstance(model, nn.Module) else nullcontext()
+    with torch.inference_mode(False), torch.enable_grad(), chance, frozen:
         yield
 
 

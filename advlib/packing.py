@@ -7,14 +7,16 @@ the same frozen weights hundreds of times, so here they are laid out once, for b
 gradient with respect to the input is a transposed convolution with the same weights (Dumoulin &
 Visin 2016, chapter 4).
 
-The first layer of many networks reads three channels with a stride of two. Vector units then work
-on 16 channels of which 13 are padding. Four pixels of a square, taken as channels, fill them better
-and leave a convolution without stride: the same sums in another order.
+The first layer of many networks reads three channels with a stride of two. In the gradient vector
+units then work on 16 channels of which 13 are padding. Four pixels of a square, taken as channels,
+fill them better and leave a convolution without stride: the same sums in another order.
+
+Convolutions with 3x3 windows and many channels are done with half the multiplications
+(`advlib.winograd`). Their weights then take twice the memory.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -23,9 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from advlib.winograd import Winograd
+
 DTYPES = (torch.float32, torch.bfloat16)
 FEW_CHANNELS = 4
 """Up to so many input channels a strided convolution is worth rewriting."""
+MANY_CHANNELS = 96
+"""From so many channels on, in and out, half the multiplications are worth some more additions."""
+LEAST_SIZE = 7
+"""And from so many rows and columns on: of tiles of four rows not much may be empty."""
 
 
 def packed(model: nn.Module, x: Tensor) -> nn.Module:
@@ -90,7 +98,19 @@ def _fast(conv: Any, shape: list[int]) -> nn.Module:
     few = conv.in_channels <= FEW_CHANNELS and conv.groups == 1 and conv.dilation == (1, 1)
     if few and conv.stride == (2, 2):
         return _Unshuffled(conv, shape)
-    return _Packed(conv, shape)
+    return (_Halved if _can_be_halved(conv, shape) else _Packed)(conv, shape)
+
+
+def _can_be_halved(conv: Any, shape: list[int]) -> bool:
+    """Whether `advlib.winograd` knows this convolution and is faster."""
+    return (
+        conv.kernel_size == (3, 3)
+        and conv.stride == conv.padding == conv.dilation == (1, 1)
+        and conv.groups == 1
+        and min(conv.in_channels, conv.out_channels) >= MANY_CHANNELS
+        and min(shape[2:]) >= LEAST_SIZE
+        and conv.weight.dtype == torch.float32
+    )
 
 
 class _Packed(nn.Module):
@@ -101,6 +121,9 @@ class _Packed(nn.Module):
         self.conv, self.shape = conv, shape
         self.padding, self.stride = list(conv.padding), list(conv.stride)
         self.dilation, self.groups = list(conv.dilation), conv.groups
+        self._lay_out(conv, shape)
+
+    def _lay_out(self, conv: Any, shape: list[int]) -> None:
         # Plain attributes: a buffer would be cloned at every attack.
         weight, ops = conv.weight.detach(), torch.ops.mkldnn
         self.forth = ops._reorder_convolution_weight(
@@ -129,7 +152,25 @@ class _Packed(nn.Module):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What is laid out has no storage that could be copied or saved: it is laid out again."""
-        return _Packed, (self.conv, self.shape)
+        return type(self), (self.conv, self.shape)
+
+    def forth_of(self, x: Tensor, other: Tensor | None, relu: bool) -> Tensor:
+        """What `forward` computes, without a gradient."""
+        how = self.padding, self.stride, self.dilation, self.groups
+        ops, bias, last = torch.ops.mkldnn, self.conv.bias, "relu" if relu else "none"
+        if other is None:
+            return ops._convolution_pointwise(x, self.forth, bias, *how, last, [], None)
+        return ops._convolution_pointwise.binary(
+            x, other, self.forth, bias, *how, "add", 1.0, last, [], None
+        )
+
+    def back_of(self, grad: Tensor, shape: Any) -> Tensor:
+        """The gradient with respect to x of this shape, from that with respect to the sums."""
+        lost = self.lost(shape, grad.shape)
+        return torch.ops.mkldnn._convolution_transpose_pointwise(
+            grad, self.back, None,
+            self.padding, lost, self.stride, self.dilation, self.groups, "none", [], None,
+        )  # fmt: skip
 
     def free(self, shape: Any) -> list[int]:
         """How far the window can move on each axis, for pictures of this shape."""
@@ -157,14 +198,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, other: Tensor | None, layer: _Packed, relu: bool) -> Tensor:
         ctx.layer, ctx.shape, ctx.two = layer, x.shape, other is not None
-        how = layer.padding, layer.stride, layer.dilation, layer.groups
-        ops, weight, last = torch.ops.mkldnn, layer.forth, "relu" if relu else "none"
-        if other is None:
-            y = ops._convolution_pointwise(x, weight, layer.conv.bias, *how, last, [], None)
-        else:
-            y = ops._convolution_pointwise.binary(
-                x, other, weight, layer.conv.bias, *how, "add", 1.0, last, [], None
-            )
+        y = layer.forth_of(x, other, relu)
         if relu:
             ctx.save_for_backward(y)
         return y
@@ -175,53 +209,54 @@ class _Convolution(torch.autograd.Function):
         layer: _Packed = ctx.layer
         for y in ctx.saved_tensors:
             grad = torch.ops.aten.threshold_backward(grad, y, 0)
-        lost = layer.lost(ctx.shape, grad.shape)
-        back = torch.ops.mkldnn._convolution_transpose_pointwise(
-            grad, layer.back, None,
-            layer.padding, lost, layer.stride, layer.dilation, layer.groups, "none", [], None,
-        )  # fmt: skip
-        return back, grad if ctx.two else None, None, None
+        return layer.back_of(grad, ctx.shape), grad if ctx.two else None, None, None
 
 
-class _Unshuffled(nn.Module):
-    """A convolution with stride 2 as one with stride 1 on squares of four pixels."""
+class _Halved(_Packed):
+    """A convolution with half the multiplications, in both directions."""
 
-    def __init__(self, conv: Any, shape: list[int]) -> None:
-        super().__init__()
-        self.original = conv
-        front = [p % 2 for p in conv.padding]  # so that windows begin with a square
-        self.padding = [p + extra for p, extra in zip(conv.padding, front, strict=True)]
-        size = [math.ceil((k + f) / 2) for k, f in zip(conv.kernel_size, front, strict=True)]
-        back = [2 * s - k - f for s, k, f in zip(size, conv.kernel_size, front, strict=True)]
-        weight = F.pad(conv.weight.detach(), (front[1], back[1], front[0], back[0]))
-        self.size = size
-        # A copy, because a new one would draw its weights from the global random state.
-        inner = copy.deepcopy(conv)
-        inner.in_channels, inner.kernel_size = 4 * conv.in_channels, tuple(size)
-        inner.stride, inner.padding = (1, 1), (0, 0)
-        inner.weight = nn.Parameter(_squares(weight, size), requires_grad=False)
-        inner = inner.to(memory_format=torch.channels_last)
-        self.inner = _Packed(inner, list(self.unshuffled(torch.empty(shape)).shape))
+    def _lay_out(self, conv: Any, shape: list[int]) -> None:
+        weight = conv.weight.detach()
+        self.forth = Winograd(weight, conv.bias, shape)
+        # The window slides the other way, from the outputs to the inputs.
+        back = weight.flip(2, 3).transpose(0, 1)
+        self.back = Winograd(back, None, [shape[0], conv.out_channels, *shape[2:]])
 
-    def forward(self, x: Tensor, other: Tensor | None = None, *, relu: bool = False) -> Tensor:
-        if x.ndim != 4:
-            return _finished(self.original(x), other, relu)
-        return self.inner(self.unshuffled(x), other, relu=relu)
+    def forth_of(self, x: Tensor, other: Tensor | None, relu: bool) -> Tensor:
+        y = self.forth(x)
+        y = y if other is None else y.add_(other)
+        return y.relu_() if relu else y
 
-    def unshuffled(self, x: Tensor) -> Tensor:
-        """Four pixels of a square as channels of one, shape (n, 4 c, h', w')."""
-        conv = self.original
-        ends = []
-        for i in (0, 1):
-            before, size = self.padding[i], x.shape[2 + i]
-            windows = (size + 2 * conv.padding[i] - conv.kernel_size[i]) // 2 + 1
-            # What no window reads is cut off: a negative number.
-            ends.append((before, 2 * (windows - 1 + self.size[i]) - before - size))
-        padded = F.pad(x, (*ends[1], *ends[0]))
-        return F.pixel_unshuffle(padded, 2).contiguous(memory_format=torch.channels_last)
+    def back_of(self, grad: Tensor, shape: Any) -> Tensor:
+        return self.back(grad)
+
+
+class _Unshuffled(_Packed):
+    """A convolution with stride 2 whose gradient is that of one with stride 1 on squares."""
+
+    def _lay_out(self, conv: Any, shape: list[int]) -> None:
+        super()._lay_out(conv, shape)
+        size = [math.ceil(k / 2) for k in conv.kernel_size]
+        after = [shape[0], conv.out_channels, *self.windows(shape)]
+        self.back = torch.ops.mkldnn._reorder_convolution_transpose_weight(
+            _squares(conv.weight.detach(), size), [0, 0], [0, 0], [1, 1], [1, 1], 1, after
+        )
+
+    def back_of(self, grad: Tensor, shape: Any) -> Tensor:
+        squares = torch.ops.mkldnn._convolution_transpose_pointwise(
+            grad, self.back, None, [0, 0], [0, 0], [1, 1], [1, 1], 1, "none", [], None
+        )
+        pixels = F.pixel_shuffle(squares, 2)
+        # The padding is cut off; pixels that no window reads have the gradient 0.
+        before, ends = self.padding, []
+        for i in (1, 0):
+            ends += [-before[i], shape[2 + i] + before[i] - pixels.shape[2 + i]]
+        return F.pad(pixels, ends)
 
 
 def _squares(weight: Tensor, size: list[int]) -> Tensor:
-    """The weights of `_Unshuffled`: as `pixel_unshuffle` orders the pixels."""
+    """Weights for squares of four pixels, taken as channels in the order of `pixel_shuffle`."""
+    ends = [2 * extent - k for extent, k in zip(size, weight.shape[2:], strict=True)]
+    weight = F.pad(weight, (0, ends[1], 0, ends[0]))
     parts = weight.unflatten(3, (size[1], 2)).unflatten(2, (size[0], 2))  # o, c, h, 2, w, 2
     return parts.permute(0, 1, 3, 5, 2, 4).flatten(1, 3).contiguous()

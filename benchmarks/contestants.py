@@ -65,12 +65,12 @@ def ours_last(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
 
 def ours_fast(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
     """The same on `advlib.fast.accelerated`."""
-    return ours(accelerated(model, x), x, eps, steps)
+    return ours_last(accelerated(model, x), x, eps, steps)
 
 
 def ours_half(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
     """The same with bfloat16."""
-    return ours(accelerated(model, x, dtype=torch.bfloat16), x, eps, steps)
+    return ours_last(accelerated(model, x, dtype=torch.bfloat16), x, eps, steps)
 
 
 def torchattacks(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:

@@ -39,9 +39,9 @@ show both cases.
 - *advlib* is {py:func}`advlib.attacks.pgd` as one calls it. It returns the best point visited, so it measures
   the last one: one forward pass more than the floor.
 - *advlib, last point* is the same with `keep_best=False`: the work of the floor.
-- *advlib, accelerated* attacks the copy that {py:func}`advlib.fast.accelerated` makes. It gives the same
-  answer up to float32 rounding.
-- *advlib, bfloat16* changes the result and is there on request only.
+- *advlib, accelerated* does that work on the copy that {py:func}`advlib.fast.accelerated` makes. It gives
+  the same answer up to float32 rounding.
+- *advlib, bfloat16* does it on a copy that changes the result, and that is made on request only.
 
 The C library keeps freed memory for the next call, where it can be told to. Otherwise chance decides
 how much of it is handed back and filled with zeros anew, which a small network feels.

@@ -15,7 +15,7 @@ from advlib import fast as fast_module
 from advlib import packing
 from advlib.errors import DeviceError, InputError, PixelError
 from advlib.fast import accelerated
-from advlib.folding import folded_batch_norms
+from advlib.folding import Rectified, folded_batch_norms
 
 RANDOM_STATE_IS_WATCHED = True
 
@@ -135,6 +135,14 @@ def test_batch_norms_are_gone_where_they_can_be_folded() -> None:
     assert len(left) == 3  # behind a result used twice, and behind a layer used twice
 
 
+def test_without_batch_norms_relus_are_joined_all_the_same() -> None:
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten())).eval()
+    x = pictures()
+    fast = accelerated(model, x, threads=1)
+    assert any(isinstance(layer, Rectified) for layer in fast.modules())
+    same(model, fast, x)
+
+
 def test_the_division_has_the_same_answer_under_no_grad_inference_mode_and_autocast() -> None:
     model = seeded(Residual).eval()
     x = pictures(8)
@@ -179,7 +187,7 @@ def test_half_precision_only_on_request() -> None:
 def test_what_cannot_be_traced_is_said_once_and_still_right() -> None:
     model = seeded(Branching).eval()
     x = pictures()
-    with pytest.warns(UserWarning, match="batch norms are not folded") as said:
+    with pytest.warns(UserWarning, match="layers are not joined with convolutions") as said:
         fast = accelerated(model, x, threads=1)
     assert len(said) == 1
     same(model, fast, x)
@@ -255,7 +263,7 @@ def test_to_make_a_copy_no_symbolic_algebra_is_loaded() -> None:
         "x, y = torch.rand(4, 3, 16, 16), torch.zeros(4, dtype=torch.long)\n"
         "fast = advlib.fast.accelerated(model, x, threads=2)\n"
         "advlib.fgsm(fast, x, y)\n"
-        "assert any('Packed' in type(part).__name__ for part in fast.modules()) or not "
+        "assert any('Unshuffled' in type(part).__name__ for part in fast.modules()) or not "
         "torch.backends.mkldnn.is_available()\n"
         "print('sympy' in sys.modules)\n"
     )

@@ -22,6 +22,7 @@ FLOORS: list[set[str]] = [
         "landscape",
         "linearity",
         "packing",
+        "winograd",
     },
     {"attacks", "autopgd", "patches", "robustness", "square", "evaluation"},
     {"defences", "inspection", "masking", "objectives", "smoothing", "transfer"},

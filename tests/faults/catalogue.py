@@ -72,10 +72,10 @@ GRADIENTS = [
     ("the model stays frozen", "            parameter.requires_grad_(True)\n", "            pass\n"),
     ("buffers are not put back", "                    buffer.copy_(before)", "                    pass"),
     ("a new buffer stays in the place of the old", "            place.update(held)", "            pass"),
-    ("the global random state moves", "stack.enter_context(torch.random.fork_rng(gpu, device_type=\"cuda\"))", "pass"),
+    ("the global random state moves", "chance = torch.random.fork_rng(gpu, device_type=\"cuda\")", "chance = nullcontext()"),
     # Alone, each of the two lines would do inside no_grad: leaving inference mode turns gradients on.
-    ("it fails inside no_grad", "stack.enter_context(torch.inference_mode(False))\n        stack.enter_context(torch.enable_grad())", "pass"),
-    ("it fails inside inference mode", "stack.enter_context(torch.inference_mode(False))", "pass"),
+    ("it fails inside no_grad", "with torch.inference_mode(False), torch.enable_grad(), chance", "with chance"),
+    ("it fails inside inference mode", "with torch.inference_mode(False), torch", "with torch"),
     ("the gradient is that of the mean", "torch.autograd.grad(value.sum(), x, allow_unused=True)", "torch.autograd.grad(value.mean(), x, allow_unused=True)"),
     ("half precision is not widened", "logits = logits.to(torch.promote_types(logits.dtype, torch.float32))", "logits = logits"),
     ("a missing gradient is silent", "    if grad is None:\n", "    if grad is None:\n        grad = torch.zeros_like(x)\n    if False:\n"),
