@@ -246,7 +246,10 @@ class _Unshuffled(_Packed):
         squares = torch.ops.mkldnn._convolution_transpose_pointwise(
             grad, self.back, None, [0, 0], [0, 0], [1, 1], [1, 1], 1, "none", [], None
         )
-        pixels = F.pixel_shuffle(squares, 2)
+        n, _, height, width = squares.shape
+        # As F.pixel_shuffle, but two pixels that lie together are copied together.
+        rows = squares.permute(0, 2, 3, 1).unflatten(3, (2, -1)).transpose(2, 3)
+        pixels = rows.reshape(n, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
         # The padding is cut off; pixels that no window reads have the gradient 0.
         before, ends = self.padding, []
         for i in (1, 0):
@@ -255,8 +258,8 @@ class _Unshuffled(_Packed):
 
 
 def _squares(weight: Tensor, size: list[int]) -> Tensor:
-    """Weights for squares of four pixels, taken as channels in the order of `pixel_shuffle`."""
+    """Weights for squares of four pixels, taken as channels: row by row, pixel by pixel."""
     ends = [2 * extent - k for extent, k in zip(size, weight.shape[2:], strict=True)]
     weight = F.pad(weight, (0, ends[1], 0, ends[0]))
     parts = weight.unflatten(3, (size[1], 2)).unflatten(2, (size[0], 2))  # o, c, h, 2, w, 2
-    return parts.permute(0, 1, 3, 5, 2, 4).flatten(1, 3).contiguous()
+    return parts.permute(0, 3, 5, 1, 2, 4).flatten(1, 3).contiguous()

@@ -171,7 +171,7 @@ TRIES = 4
 is longer than the r-th part of the way that it was brought."""
 CLASSES = 9
 """To how many wrong classes a picture is driven, the nearest first."""
-WIDE = 256
+WIDE = 512
 """A round of fewer pictures begins several runs of each at once, so that batches stay full."""
 STEP = 1.5
 """Length of the first step of a run, in parts of `eps`; the last is near 0."""
@@ -192,7 +192,6 @@ class _Pool(NamedTuple):
     """Steps taken."""
     target: Tensor
     """The class to be driven to."""
-    x: Tensor
     low: Tensor
     high: Tensor
     """The smallest and largest pixel values that an l-infinity ball allows."""
@@ -319,7 +318,7 @@ class _Search:
         start[again] = self._random_points(rows[again], turn[again])
         low, high = threats.bounds(x, self.eps)
         t = torch.zeros_like(rows)
-        return _Pool(rows, t, torch.where(first, ANY, target), x, low, high, start)
+        return _Pool(rows, t, torch.where(first, ANY, target), low, high, start)
 
     def _random_points(self, rows: Tensor, turn: Tensor) -> Tensor:
         """A point of each ball, drawn from each picture's own chance."""
@@ -374,12 +373,11 @@ class _Search:
 
     def _fall(self, pool: _Pool) -> None:
         # Runs of a picture lie side by side; the first that fools the model counts.
-        pool = pool.of(torch.cat([pool.row.new_ones(1), pool.row.diff()]) != 0)
-        self.stands[pool.row] = False
+        row, at = pool.row, torch.cat([pool.row.new_ones(1), pool.row.diff()]) != 0
         anyway = (pool.t == 0) & (pool.target == ANY)
-        self.wrong[pool.row[anyway]] = True
+        self.wrong[row[anyway]], self.stands[row] = True, False
         if self.on_fooled is not None:
-            self.on_fooled(pool.row, pool.x_adv)
+            self.on_fooled(row[at], pool.x_adv[at])
 
     def _moved(self, pool: _Pool, grad: Tensor, steps: int) -> _Pool:
         """One step, each picture's as long as its place on the cosine says; back into ball, box."""
@@ -388,7 +386,8 @@ class _Search:
         if self.norm == "linf":  # as exact as threats.confine, whose bounds are computed once
             moved = torch.clamp(moved, pool.low, pool.high)
         else:
-            moved = threats.confine(pool.x, moved - pool.x, self.eps, self.norm)
+            x = self.x[pool.row]
+            moved = threats.confine(x, moved - x, self.eps, self.norm)
         return pool._replace(t=pool.t + 1, x_adv=moved)
 
     def _batches(self, pool: _Pool) -> list[_Pool]:

@@ -159,7 +159,7 @@ def test_a_picture_that_stands_alone_is_given_up_at_last() -> None:
 def test_a_picture_far_from_the_edge_is_given_up_the_sooner_the_farther(
     rest: float, runs: int
 ) -> None:
-    n = 600
+    n = 1200
     x, y = torch.full((n, 8), 0.5), torch.zeros(n, dtype=torch.long)
     found = robust_accuracy(stopping_short(rest), x, y, 0.1, gradients=500)
     assert found.accuracy.count == n
