@@ -207,6 +207,51 @@ SQUARE = [
     ("the budget of the windows is lost", "budget = (at_hand**power + unspent) ** (1 / power)", "budget = (at_hand**power) ** (1 / power)"),
     ("the caller's pictures are handed on", "logits = model(proposal.clone())  # a model may normalise in place", "logits = model(proposal)"),
 ]  # fmt: skip
+FOLDING = [
+    ("hooks are traced away", "if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):", "if False:"),
+    ("a shared convolution is folded", " or _calls(traced, str(before.target)) > 1", ""),
+    ("a shared norm is folded", " or _calls(traced, str(node.target)) > 1", ""),
+    ("the statistics of a batch are folded", "norm.running_mean is None or ", ""),
+    ("a result used twice is joined", "and len(node.args) == len(node.users) == 1", "and len(node.args) == 1"),
+    ("a sum used twice is joined", "if not two or node.kwargs or len(node.users) != 1:", "if not two or node.kwargs:"),
+    ("a sum in the place of what is used again is joined", "return len(node.args[0].users) == 1", "return True"),
+    ("the shortcut is forgotten", "F.relu(y if other is None else y + other)", "F.relu(y)"),
+]  # fmt: skip
+WINOGRAD = [
+    ("the bias is that of the first row alone", "self.bias[1] = bias", "self.bias[0] = bias"),
+    ("the bias is forgotten", "if bias is not None:  #", "if False:  #"),
+    ("there is no padding above", "padded[:, 1 : height + 1] = x", "padded[:, :height] = x"),
+    ("a point has the wrong sign", "torch.sub(even, odd, out=at[2])", "torch.sub(odd, even, out=at[2])"),
+    ("infinity is forgotten", "into(3, odd.add_(m[5]), 8, far_odd)", "into(3, odd, 8, far_odd)"),
+    ("all pictures are held at once", "x.chunk(max(parts, 1))", "x.chunk(1)"),
+]  # fmt: skip
+PACKING = [
+    ("half precision takes half the multiplications", "        and conv.weight.dtype == torch.float32\n", ""),
+    ("few outputs take half the multiplications", "min(conv.in_channels, conv.out_channels) >= MANY_CHANNELS", "conv.in_channels >= MANY_CHANNELS"),
+    ("small pictures take half the multiplications", "        and min(shape[2:]) >= LEAST_SIZE\n", ""),
+    ("groups are mixed", "        and conv.groups == 1\n        and min(", "        and min("),
+    ("hooks are lost", "        and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)\n", ""),
+    ("every padding is zeros", '        and module.padding_mode == "zeros"\n', ""),
+    ("a ReLU has the derivative 1", "grad = torch.ops.aten.threshold_backward(grad, y, 0)", "pass"),
+    ("the shortcut has no gradient", "grad if ctx.two else None", "None"),
+    ("a shortcut of another shape is added as it is", "if relu and at_once:", "if relu:"),
+    ("the padding is not cut off", "ends += [-before[i], shape[2 + i] + before[i] - pixels.shape[2 + i]]", "ends += [0, shape[2 + i] - pixels.shape[2 + i]]"),
+    ("the window does not turn round", "weight.flip(2, 3).transpose(0, 1)", "weight.transpose(0, 1)"),
+    ("a shared layer changes under one name", "list(parent._modules.items()):  #", "list(parent.named_children()):  #"),
+]  # fmt: skip
+FAST = [
+    ("the model itself is changed", "return copy.deepcopy(model).eval().requires_grad_(False)", "return model.eval().requires_grad_(False)"),
+    ("a random model is rewritten", "if _differs(again, wanted):", "if False:"),
+    ("a batch that belongs together is divided", "if _differs(parts(x.clone()), whole):", "if False:"),
+    ("NaN counts as equal", "return ~((found - wanted).flatten(1).abs().amax(1) <= tolerance * spread)  # NaN differs", "return (found - wanted).flatten(1).abs().amax(1) > tolerance * spread"),
+    ("a unit at its kink stops a rewriting", "if wrong.any():\n            chance", "if False:\n            chance"),
+    ("other logits are not noticed", "if not _differs(folded(x.clone()), wanted):", "if True:"),
+    ("threads turn gradients on or off", "torch.set_grad_enabled(grad), cast:", "cast:"),
+    ("threads forget half precision", 'cast = torch.autocast("cpu", kind) if half else nullcontext()', "cast = nullcontext()"),
+    ("the number of threads stays at 1", "    torch.set_num_threads(before)\n", ""),
+    ("a slower division stays", "threads is None and not _quicker(divided, fast, x)", "False"),
+    ("a division that was asked for is timed", "threads is None and not _quicker(divided, fast, x)", "not _quicker(divided, fast, x)"),
+]  # fmt: skip
 
 FAULTS = [
     Fault(module, *fault)
@@ -217,6 +262,10 @@ FAULTS = [
         "evaluation": EVALUATION,
         "autopgd": AUTOPGD,
         "square": SQUARE,
+        "folding": FOLDING,
+        "winograd": WINOGRAD,
+        "packing": PACKING,
+        "fast": FAST,
     }.items()
     for fault in faults
 ]

@@ -23,6 +23,10 @@ TESTS = {
     "evaluation": ["test_evaluation.py", "test_contract.py"],
     "autopgd": ["test_autopgd.py", "test_contract.py"],
     "square": ["test_square.py", "test_contract.py"],
+    "folding": ["test_folding.py", "test_fast.py"],
+    "winograd": ["test_winograd.py"],
+    "packing": ["test_packing.py", "test_folding.py", "test_winograd.py"],
+    "fast": ["test_fast.py"],
 }
 """Where a fault of a module should be noticed."""
 PRELOAD = ["hypothesis.strategies", "matplotlib.pyplot", "pytest", "torch", "torchvision"]
