@@ -54,7 +54,7 @@ def folded_batch_norms(model: nn.Module) -> fx.GraphModule:
         before, norm = node.args[0], layers[str(node.target)]
         if not _is_convolution(before, layers) or _calls(traced, str(before.target)) > 1:
             continue
-        if norm.running_mean is None or _calls(traced, str(node.target)) > 1:
+        if norm.running_mean is None:  # it works with the statistics of the batch
             continue
         conv: Any = layers[str(before.target)]
         _put(traced, str(before.target), fuse_conv_bn_eval(conv, norm))

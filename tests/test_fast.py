@@ -149,7 +149,7 @@ def test_the_division_has_the_same_answer_under_no_grad_inference_mode_and_autoc
     whole, parts = accelerated(model, x, threads=1), accelerated(model, x, threads=2)
     with torch.no_grad():
         torch.testing.assert_close(parts(x), whole(x))
-        assert not parts(x).requires_grad
+        assert not parts(x.clone().requires_grad_()).requires_grad
     with torch.inference_mode():
         torch.testing.assert_close(parts(x), whole(x))
     with torch.autocast("cpu", torch.bfloat16):
@@ -196,6 +196,30 @@ def test_what_cannot_be_traced_is_said_once_and_still_right() -> None:
         fast(x)
 
 
+class AsksWhatItIsGiven(nn.Module):
+    """To be traced it is given no tensor, and takes another way without an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean((2, 3)) * (2 if isinstance(x, Tensor) else 1)
+
+
+def test_a_copy_with_other_logits_is_not_used_and_that_is_said() -> None:
+    model = seeded(AsksWhatItIsGiven).eval()
+    with pytest.warns(UserWarning, match="the rewritten copy gives other logits"):
+        fast = accelerated(model, pictures(), threads=1)
+    same(model, fast, pictures())
+
+
+def test_nan_is_another_answer() -> None:
+    wanted = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    found = torch.tensor([[1.0, 2.0], [torch.nan, 4.0]])
+    assert fast_module._different(found, wanted, 1e-3).tolist() == [False, True]
+
+
 def test_hooks_are_kept_not_traced_away() -> None:
     model = seeded(Residual).eval()
     seen: list[int] = []
@@ -234,6 +258,16 @@ def test_nothing_of_the_caller_changes_and_no_weight_gets_a_gradient() -> None:
     for name, value in model.state_dict().items():
         assert value.equal(before[name])
     assert torch.get_num_threads() == threads
+
+
+def test_the_caller_s_number_of_threads_stays() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)  # on one thread a change to one would not be seen
+    try:
+        accelerated(seeded(Residual).eval(), pictures(8), threads=3)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_copy_is_of_this_moment() -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from advlib.folding import Rectified, rectified
+from advlib.folding import Rectified, folded_batch_norms, rectified
 from advlib.packing import packed
 
 
@@ -112,3 +112,26 @@ def test_a_shared_convolution_and_a_relu_module_are_joined_at_each_use() -> None
     assert not any(isinstance(layer, nn.ReLU) for layer in fast.modules())
     for found, wanted in zip(answers(fast, pictures()), answers(model, pictures()), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_shared_norm_is_folded_at_each_use_and_one_without_statistics_stays() -> None:
+    class Norms(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+            self.shared = nn.BatchNorm2d(4)
+            self.of_the_batch = nn.BatchNorm2d(4, track_running_stats=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.shared(self.two(self.shared(self.one(x)).relu()))
+            return self.of_the_batch(self.three(y))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Norms()
+        model(pictures())  # so that the statistics are not those of a new norm
+    model.eval().requires_grad_(False)
+    fast = folded_batch_norms(model)
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in fast.modules()) == 1
+    for found, wanted in zip(answers(fast, pictures()), answers(model, pictures()), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)

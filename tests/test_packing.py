@@ -181,3 +181,12 @@ def test_a_packed_model_can_be_copied_and_the_copy_stands_alone() -> None:
     other = copy.deepcopy(fast)
     assert other(x).equal(fast(x)) and other[0] is not fast[0]
     assert other[0].conv.weight is not fast[0].conv.weight
+
+
+def test_a_shortcut_of_more_pictures_or_of_one_value_is_added_as_torch_does() -> None:
+    conv = seeded(lambda: nn.Conv2d(5, 4, 3, padding=1))
+    fast = packed(copy.deepcopy(conv), pictures(2, 5, 8, 8))
+    x = pictures(1, 5, 8, 8)
+    for other in (pictures(3, 4, 8, 8, seed=1), pictures(1, 4, 1, 1), pictures(4, 1, 8)):
+        found = fast(x, other - 0.5, relu=True)
+        torch.testing.assert_close(found, torch.relu(conv(x) + other - 0.5), rtol=1e-4, atol=1e-4)

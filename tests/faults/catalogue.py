@@ -210,8 +210,7 @@ SQUARE = [
 FOLDING = [
     ("hooks are traced away", "if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):", "if False:"),
     ("a shared convolution is folded", " or _calls(traced, str(before.target)) > 1", ""),
-    ("a shared norm is folded", " or _calls(traced, str(node.target)) > 1", ""),
-    ("the statistics of a batch are folded", "norm.running_mean is None or ", ""),
+    ("the statistics of a batch are folded", "if norm.running_mean is None:", "if False:"),
     ("a result used twice is joined", "and len(node.args) == len(node.users) == 1", "and len(node.args) == 1"),
     ("a sum used twice is joined", "if not two or node.kwargs or len(node.users) != 1:", "if not two or node.kwargs:"),
     ("a sum in the place of what is used again is joined", "return len(node.args[0].users) == 1", "return True"),
@@ -246,9 +245,7 @@ FAST = [
     ("NaN counts as equal", "return ~((found - wanted).flatten(1).abs().amax(1) <= tolerance * spread)  # NaN differs", "return (found - wanted).flatten(1).abs().amax(1) > tolerance * spread"),
     ("a unit at its kink stops a rewriting", "if wrong.any():\n            chance", "if False:\n            chance"),
     ("other logits are not noticed", "if not _differs(folded(x.clone()), wanted):", "if True:"),
-    ("threads turn gradients on or off", "torch.set_grad_enabled(grad), cast:", "cast:"),
     ("threads forget half precision", 'cast = torch.autocast("cpu", kind) if half else nullcontext()', "cast = nullcontext()"),
-    ("the number of threads stays at 1", "    torch.set_num_threads(before)\n", ""),
     ("a slower division stays", "threads is None and not _quicker(divided, fast, x)", "False"),
     ("a division that was asked for is timed", "threads is None and not _quicker(divided, fast, x)", "not _quicker(divided, fast, x)"),
 ]  # fmt: skip
