@@ -29,8 +29,8 @@ TILE = 4
 POINTS = 6
 """At how many points the polynomials are evaluated."""
 AT_ONCE = 2**21
-"""At most about so many values at the points are held: larger pieces of memory are handed back to
-the system after each call, and cleared by it before the next."""
+"""At most about so many values at the points are held, because larger pieces of memory are handed
+back to the system after each call, and cleared by it before the next."""
 G = (
     (1 / 4, 0, 0),
     (-1 / 6, -1 / 6, -1 / 6),
@@ -39,8 +39,8 @@ G = (
     (1 / 24, -1 / 12, 1 / 6),
     (0, 0, 1),
 )
-"""The values of a polynomial with three coefficients at 0, 1, -1, 2, -2 and infinity, as parts of
-the product: what `B` would divide by is divided by here."""
+"""The values of a polynomial with three coefficients at 0, 1, -1, 2, -2 and infinity, each divided
+by what `B` would have to divide by."""
 
 
 class Winograd:
