@@ -41,6 +41,8 @@ from advlib.packing import packed
 
 TOLERANCE = 1e-3
 """Largest difference of logits, in parts of their spread, that counts as rounding."""
+KINKS = 0.02
+"""Largest change of an input gradient, in parts of its length, that units at their kink explain."""
 CLEARLY = 0.8
 """So much of the time, or less, is clearly less time."""
 
@@ -114,7 +116,7 @@ def accelerated(
                 "the model is random: two calls differ. Its copy is left as it is.", stacklevel=2
             )
             return _copy(model)
-        fast = _rewritten(model, x, wanted)
+        fast = _rewritten(model, x)
         if dtype is not None:
             fast = _half(fast, x, dtype)
         if x.device.type == "cpu" and len(x) > 0:
@@ -164,8 +166,10 @@ def _if_equal(
 def _wrong(made: nn.Module, model: nn.Module, x: Tensor, tolerance: float) -> Tensor:
     """For which of the pictures the logits, or the input gradient, are not those of `model`."""
     with torch.enable_grad():
-        pairs = zip(_answers(made, x), _answers(model, x), strict=True)
-    return torch.stack([_different(found, wanted, tolerance) for found, wanted in pairs]).any(0)
+        (found, grad), (wanted, right) = _answers(made, x), _answers(model, x)
+    change, length = (g.flatten(1).norm(dim=1) for g in (grad - right, right))
+    other_way = ~(change <= max(tolerance, KINKS) * length.amax())  # NaN differs
+    return _different(found, wanted, tolerance) | other_way
 
 
 def _answers(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,21 +195,22 @@ def _different(found: Tensor, wanted: Tensor, tolerance: float) -> Tensor:
     return ~((found - wanted).flatten(1).abs().amax(1) <= tolerance * spread)  # NaN differs
 
 
-def _rewritten(model: nn.Module, x: Tensor, wanted: Tensor) -> nn.Module:
-    """Channels last, with batch norms and ReLUs joined to convolutions if the logits stay."""
-    plain = _ChannelsLast(_copy(model)) if x.ndim == 4 else _copy(model)
-    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        return plain
-    try:
-        folded: nn.Module = rectified(folded_batch_norms(model))
-        folded = _ChannelsLast(folded) if x.ndim == 4 else folded
-        if not _differs(folded(x.clone()), wanted):
-            return folded
-        why = "the rewritten copy gives other logits"
-    except Exception as error:  # noqa: BLE001  torch.fx raises many kinds
-        why = str(error).split("\n")[0][:120]
-    warnings.warn(f"layers are not joined with convolutions: {why}.", stacklevel=3)
-    return plain
+def _rewritten(model: nn.Module, x: Tensor) -> nn.Module:
+    """Channels last, with batch norms and ReLUs joined to convolutions if the answers stay."""
+
+    def last(model: nn.Module) -> nn.Module:
+        return _ChannelsLast(model) if x.ndim == 4 else model
+
+    plain = last(_copy(model))
+    if len(x) == 0 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        return plain  # nothing to compare, or nothing to join
+    # A record of calls leaves out what is no call, such as `with torch.no_grad()`.
+    return _if_equal(
+        lambda *_: last(rectified(folded_batch_norms(model))),
+        plain,
+        x,
+        "layers are not joined with convolutions",
+    )
 
 
 class _ChannelsLast(nn.Module):

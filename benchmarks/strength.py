@@ -383,7 +383,9 @@ def strength(
                 "clean": round(standing(subject, subject.x), 4), "rows": rows, "reference": slow,
             }
         )  # fmt: skip
-    return {"budgets": list(budgets), "seeds": list(seeds), "subjects": found}
+    return {
+        "budgets": list(budgets), "seeds": list(seeds), "batch_size": WIDE, "subjects": found,
+    }  # fmt: skip
 
 
 def _find_peers() -> None:
@@ -440,7 +442,7 @@ All ran once with each of {seeds} random seeds, AutoAttack with one. The numbers
 
 def _head(results: dict[str, Any]) -> str:
     return HEAD.format(
-        wide=WIDE,
+        wide=results["batch_size"],
         pictures=results["subjects"][0]["pictures"],
         seeds=len(results["seeds"]),
         spread=_spread(results),

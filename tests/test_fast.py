@@ -209,7 +209,27 @@ class AsksWhatItIsGiven(nn.Module):
 
 def test_a_copy_with_other_logits_is_not_used_and_that_is_said() -> None:
     model = seeded(AsksWhatItIsGiven).eval()
-    with pytest.warns(UserWarning, match="the rewritten copy gives other logits"):
+    with pytest.warns(UserWarning, match="not joined with convolutions: the copy gives other"):
+        fast = accelerated(model, pictures(), threads=1)
+    same(model, fast, pictures())
+
+
+class HidesItsGradient(nn.Module):
+    """A part of it is computed without a gradient, which a record of its calls does not say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            hidden = 3 * x
+        return self.conv(x + hidden).mean((2, 3))
+
+
+def test_a_copy_with_other_gradients_is_not_used_and_that_is_said() -> None:
+    model = seeded(HidesItsGradient).eval()
+    with pytest.warns(UserWarning, match="not joined with convolutions: the copy gives other"):
         fast = accelerated(model, pictures(), threads=1)
     same(model, fast, pictures())
 
