@@ -201,16 +201,16 @@ def _rewritten(model: nn.Module, x: Tensor) -> nn.Module:
     def last(model: nn.Module) -> nn.Module:
         return _ChannelsLast(model) if x.ndim == 4 else model
 
-    plain = last(_copy(model))
-    if len(x) == 0 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        return plain  # nothing to compare, or nothing to join
-    # A record of calls leaves out what is no call, such as `with torch.no_grad()`.
-    return _if_equal(
-        lambda *_: last(rectified(folded_batch_norms(model))),
-        plain,
-        x,
-        "layers are not joined with convolutions",
-    )
+    fast = model
+    if len(x) > 0 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        # A record of calls leaves out what is no call, such as `with torch.no_grad()`.
+        fast = _if_equal(
+            lambda *_: last(rectified(folded_batch_norms(model))),
+            model,
+            x,
+            "layers are not joined with convolutions",
+        )
+    return last(_copy(model)) if fast is model else fast
 
 
 class _ChannelsLast(nn.Module):

@@ -4,8 +4,8 @@ A convolution on a processor first brings its weights into the order that its ve
 then computes, then forgets that order: at every call, forward and backward. For the late layers of
 a network, with many weights and few pixels, this takes longer than the convolution. An attack calls
 the same frozen weights hundreds of times, so here they are laid out once, for both directions: the
-gradient with respect to the input is a transposed convolution with the same weights (Dumoulin &
-Visin 2016, chapter 4).
+gradient with respect to the input is a transposed convolution with the same weights, which without
+a stride is a convolution with the window turned around (Dumoulin & Visin 2016, chapter 4).
 
 The first layer of many networks reads three channels with a stride of two. In the gradient vector
 units then work on 16 channels of which 13 are padding. Four pixels of a square, taken as channels,
@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 from advlib.winograd import Winograd
 
 DTYPES = (torch.float32, torch.bfloat16)
-FEW_CHANNELS = 4
+FEW_CHANNELS = 8
 """Up to so many input channels a strided convolution is worth rewriting."""
 MANY_CHANNELS = 96
 """From so many channels on, in and out, half the multiplications are worth some more additions."""
@@ -98,7 +98,15 @@ def _fast(conv: Any, shape: list[int]) -> nn.Module:
     few = conv.in_channels <= FEW_CHANNELS and conv.groups == 1 and conv.dilation == (1, 1)
     if few and conv.stride == (2, 2):
         return _Unshuffled(conv, shape)
-    return (_Halved if _can_be_halved(conv, shape) else _Packed)(conv, shape)
+    if _can_be_halved(conv, shape):
+        return _Halved(conv, shape)
+    return (_Turned if _can_be_turned(conv) else _Packed)(conv, shape)
+
+
+def _can_be_turned(conv: Any) -> bool:
+    """Whether the gradient is a convolution too: it asks for padding that is not negative."""
+    turned = zip(conv.dilation, conv.kernel_size, conv.padding, strict=True)
+    return conv.stride == (1, 1) and all(d * (k - 1) >= p for d, k, p in turned)
 
 
 def _can_be_halved(conv: Any, shape: list[int]) -> bool:
@@ -121,19 +129,20 @@ class _Packed(nn.Module):
         self.conv, self.shape = conv, shape
         self.padding, self.stride = list(conv.padding), list(conv.stride)
         self.dilation, self.groups = list(conv.dilation), conv.groups
-        self._lay_out(conv, shape)
+        self._lay_out(conv.weight.detach(), shape)
 
-    def _lay_out(self, conv: Any, shape: list[int]) -> None:
+    def _lay_out(self, weight: Tensor, shape: list[int]) -> None:
         # Plain attributes: a buffer would be cloned at every attack.
-        weight, ops = conv.weight.detach(), torch.ops.mkldnn
-        self.forth = ops._reorder_convolution_weight(
+        self.forth = torch.ops.mkldnn._reorder_convolution_weight(
             weight, self.padding, self.stride, self.dilation, self.groups, shape
         )
-        after = [shape[0], conv.out_channels, *self.windows(shape)]
-        lost = self.lost(shape, after)
-        self.back = ops._reorder_convolution_transpose_weight(
-            weight, self.padding, lost, self.stride, self.dilation, self.groups, after
-        )
+        self._lay_out_back(weight, shape, [shape[0], len(weight), *self.windows(shape)])
+
+    def _lay_out_back(self, weight: Tensor, shape: list[int], after: list[int]) -> None:
+        self.back = torch.ops.mkldnn._reorder_convolution_transpose_weight(
+            weight, self.padding, self.lost(shape, after),
+            self.stride, self.dilation, self.groups, after,
+        )  # fmt: skip
 
     def forward(self, x: Tensor, other: Tensor | None = None, *, relu: bool = False) -> Tensor:
         """The convolution; with `relu` what `advlib.folding.Rectified` adds to it."""
@@ -212,15 +221,37 @@ class _Convolution(torch.autograd.Function):
         return layer.back_of(grad, ctx.shape), grad if ctx.two else None, None, None
 
 
+class _Turned(_Packed):
+    """A convolution with stride 1: the window slides back, and that is a convolution as well.
+
+    It computes the same as the one that is called transposed, and waits less.
+    """
+
+    def _lay_out_back(self, weight: Tensor, shape: list[int], after: list[int]) -> None:
+        turned = zip(self.dilation, weight.shape[2:], self.padding, strict=True)
+        self.around = [d * (k - 1) - p for d, k, p in turned]
+        self.back = torch.ops.mkldnn._reorder_convolution_weight(
+            _turned(weight, self.groups), self.around, [1, 1], self.dilation, self.groups, after
+        )
+
+    def back_of(self, grad: Tensor, shape: Any) -> Tensor:
+        return torch.ops.mkldnn._convolution_pointwise(
+            grad, self.back, None, self.around, [1, 1], self.dilation, self.groups, "none", [], None
+        )
+
+
+def _turned(weight: Tensor, groups: int = 1) -> Tensor:
+    """Weights of the window that slides from the outputs to the inputs."""
+    parts = weight.flip(2, 3).unflatten(0, (groups, -1))
+    return parts.transpose(1, 2).flatten(0, 1).contiguous()
+
+
 class _Halved(_Packed):
     """A convolution with half the multiplications, in both directions."""
 
-    def _lay_out(self, conv: Any, shape: list[int]) -> None:
-        weight = conv.weight.detach()
-        self.forth = Winograd(weight, conv.bias, shape)
-        # The window slides the other way, from the outputs to the inputs.
-        back = weight.flip(2, 3).transpose(0, 1)
-        self.back = Winograd(back, None, [shape[0], conv.out_channels, *shape[2:]])
+    def _lay_out(self, weight: Tensor, shape: list[int]) -> None:
+        self.forth = Winograd(weight, self.conv.bias, shape)
+        self.back = Winograd(_turned(weight), None, [shape[0], len(weight), *shape[2:]])
 
     def forth_of(self, x: Tensor, other: Tensor | None, relu: bool) -> Tensor:
         y = self.forth(x)
@@ -232,34 +263,45 @@ class _Halved(_Packed):
 
 
 class _Unshuffled(_Packed):
-    """A convolution with stride 2 whose gradient is that of one with stride 1 on squares."""
+    """A convolution with stride 2 whose gradient is that of one with stride 1 on squares.
 
-    def _lay_out(self, conv: Any, shape: list[int]) -> None:
-        super()._lay_out(conv, shape)
-        size = [math.ceil(k / 2) for k in conv.kernel_size]
-        after = [shape[0], conv.out_channels, *self.windows(shape)]
-        self.back = torch.ops.mkldnn._reorder_convolution_transpose_weight(
-            _squares(conv.weight.detach(), size), [0, 0], [0, 0], [1, 1], [1, 1], 1, after
+    Squares begin where a window does, or one pixel before it, so that the edge of the picture is
+    the edge of a square if that takes no larger window.
+    """
+
+    def _lay_out_back(self, weight: Tensor, shape: list[int], after: list[int]) -> None:
+        kernel = list(weight.shape[2:])
+        self.before = [p + p * k % 2 for p, k in zip(self.padding, kernel, strict=True)]
+        size = [math.ceil(k / 2) for k in kernel]
+        self.around = [extent - 1 for extent in size]
+        shift = [b - p for b, p in zip(self.before, self.padding, strict=True)]
+        self.back = torch.ops.mkldnn._reorder_convolution_weight(
+            _turned(_squares(weight, size, shift)), self.around, [1, 1], [1, 1], 1, after
         )
 
     def back_of(self, grad: Tensor, shape: Any) -> Tensor:
-        squares = torch.ops.mkldnn._convolution_transpose_pointwise(
-            grad, self.back, None, [0, 0], [0, 0], [1, 1], [1, 1], 1, "none", [], None
+        squares = torch.ops.mkldnn._convolution_pointwise(
+            grad, self.back, None, self.around, [1, 1], [1, 1], 1, "none", [], None
         )
+        # Whole squares of padding are left out, and half ones cut off.
+        first, cut = [b // 2 for b in self.before], [b % 2 for b in self.before]
+        ends = [math.ceil((shape[2 + i] + cut[i]) / 2) + first[i] for i in (0, 1)]
+        squares = squares[:, :, first[0] : ends[0], first[1] : ends[1]]
         n, _, height, width = squares.shape
         # As F.pixel_shuffle, but two pixels that lie together are copied together.
         rows = squares.permute(0, 2, 3, 1).unflatten(3, (2, -1)).transpose(2, 3)
         pixels = rows.reshape(n, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
-        # The padding is cut off; pixels that no window reads have the gradient 0.
-        before, ends = self.padding, []
-        for i in (1, 0):
-            ends += [-before[i], shape[2 + i] + before[i] - pixels.shape[2 + i]]
-        return F.pad(pixels, ends)
+        if pixels.shape == shape:
+            return pixels
+        # Pixels that no window reads have the gradient 0.
+        beyond = [shape[2 + i] + cut[i] - pixels.shape[2 + i] for i in (0, 1)]
+        return F.pad(pixels, [-cut[1], beyond[1], -cut[0], beyond[0]])
 
 
-def _squares(weight: Tensor, size: list[int]) -> Tensor:
+def _squares(weight: Tensor, size: list[int], shift: list[int]) -> Tensor:
     """Weights for squares of four pixels, taken as channels: row by row, pixel by pixel."""
-    ends = [2 * extent - k for extent, k in zip(size, weight.shape[2:], strict=True)]
-    weight = F.pad(weight, (0, ends[1], 0, ends[0]))
+    kernel = weight.shape[2:]
+    ends = [2 * size[i] - kernel[i] - shift[i] for i in (0, 1)]
+    weight = F.pad(weight, (shift[1], ends[1], shift[0], ends[0]))
     parts = weight.unflatten(3, (size[1], 2)).unflatten(2, (size[0], 2))  # o, c, h, 2, w, 2
     return parts.permute(0, 3, 5, 1, 2, 4).flatten(1, 3).contiguous()

@@ -85,12 +85,22 @@ def test_every_convolution_gives_the_same_for_the_batch_it_was_laid_out_for_and_
 
 def test_a_first_layer_with_stride_reads_squares_and_others_are_packed() -> None:
     model = seeded(
-        lambda: nn.Sequential(nn.Conv2d(3, 8, 7, 2, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, 2, 1))
+        lambda: nn.Sequential(nn.Conv2d(3, 9, 7, 2, 3), nn.ReLU(), nn.Conv2d(9, 4, 3, 2, 1))
     )
     fast = packed(copy.deepcopy(model), pictures(2, 3, 15, 18))
     assert [changed(layer) for layer in fast] == ["_Unshuffled", "ReLU", "_Packed"]
     for size in ((15, 18), (16, 16), (9, 31)):
         same(model, fast, pictures(3, 3, *size, seed=2))
+
+
+@pytest.mark.parametrize("kernel", range(1, 8))
+@pytest.mark.parametrize("padding", range(4))
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_edge_of_the_picture_may_lie_anywhere_in_a_window(kernel, padding, stride) -> None:
+    conv = seeded(lambda: nn.Conv2d(3, 5, (kernel, 3), stride, (padding, 1)))
+    fast = packed(copy.deepcopy(conv), pictures(2, 3, 11, 12))
+    for height in range(9, 13):
+        same(conv, fast, pictures(2, 3, height, 21 - height))
 
 
 def test_a_shared_layer_is_laid_out_under_all_its_names() -> None:
@@ -104,7 +114,7 @@ def test_a_shared_layer_is_laid_out_under_all_its_names() -> None:
 
     model = seeded(Twice)
     fast = packed(copy.deepcopy(model), pictures(2, 5, 8, 8))
-    assert changed(fast.one) == "_Packed" and fast.one is fast.two
+    assert changed(fast.one) == "_Turned" and fast.one is fast.two
     same(model, fast, pictures(2, 5, 8, 8))
 
 
@@ -132,7 +142,7 @@ def test_a_layer_with_a_hook_stays_and_the_hook_is_called() -> None:
     model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)))
     model[0].register_forward_hook(lambda *_: called.append(1))
     fast = packed(model, pictures(2, 3, 8, 8))
-    assert [changed(layer) for layer in fast] == ["Conv2d", "_Packed"]
+    assert [changed(layer) for layer in fast] == ["Conv2d", "_Turned"]
     called.clear()
     fast(pictures(2, 3, 8, 8))
     assert called == [1]

@@ -234,8 +234,15 @@ PACKING = [
     ("a ReLU has the derivative 1", "grad = torch.ops.aten.threshold_backward(grad, y, 0)", "pass"),
     ("the shortcut has no gradient", "grad if ctx.two else None", "None"),
     ("a shortcut of another shape is added as it is", "if relu and at_once:", "if relu:"),
-    ("the padding is not cut off", "ends += [-before[i], shape[2 + i] + before[i] - pixels.shape[2 + i]]", "ends += [0, shape[2 + i] - pixels.shape[2 + i]]"),
-    ("the window does not turn round", "weight.flip(2, 3).transpose(0, 1)", "weight.transpose(0, 1)"),
+    ("half a square of padding is not cut off", "cut = [b // 2 for b in self.before], [b % 2 for b in self.before]", "cut = [b // 2 for b in self.before], [0, 0]"),
+    ("whole squares of padding stay", "first, cut = [b // 2 for b in self.before]", "first, cut = [0, 0]"),
+    ("pixels that no window reads are missing", "        if pixels.shape == shape:\n            return pixels\n", "        return pixels\n"),
+    ("squares do not begin before the window", "shift = [b - p for b, p in zip(self.before, self.padding, strict=True)]", "shift = [0, 0]"),
+    ("the window does not turn round", "weight.flip(2, 3).unflatten(0, (groups, -1))", "weight.unflatten(0, (groups, -1))"),
+    ("groups are turned as one", "_turned(weight, self.groups), self.around", "_turned(weight, 1), self.around"),
+    ("the turned window has the same padding", "self.around = [d * (k - 1) - p for d, k, p in turned]", "self.around = list(self.padding)"),
+    ("padding may be negative", "return conv.stride == (1, 1) and all(d * (k - 1) >= p for d, k, p in turned)", "return conv.stride == (1, 1)"),
+    ("a stride is turned as if there were none", "return conv.stride == (1, 1) and all(d", "return all(d"),
     ("a shared layer changes under one name", "list(parent._modules.items()):  #", "list(parent.named_children()):  #"),
 ]  # fmt: skip
 FAST = [
