@@ -94,7 +94,8 @@ def robust_accuracy(
         fallen picture leaves are spent on others; ``gradients * n`` in all are never exceeded.
         No picture gets more than ten times its part, and one that is still far from the edge after
         four runs gets no more: farther than a part of the way it was brought, which is one over
-        the number of its runs. So fewer may be taken than are allowed.
+        the number of its runs. So fewer may be taken than are allowed. A last hundredth
+        of them may be left as well: it would make many small batches.
     batch_size
         Pictures at work at a time, >= 1: it decides time and memory, and changes the result no
         more than rounding does.
@@ -257,7 +258,7 @@ class _Search:
         seeds = torch.randint(2**31, (len(x),), generator=generator, device=device)
         zeros = torch.zeros(len(x), dtype=torch.long, device=x.device)
         return cls(
-            x=x, y=y.clone(), eps=eps, norm=norm, gradients=gradients, batch_size=batch_size,
+            x=x, y=y, eps=eps, norm=norm, gradients=gradients, batch_size=batch_size,
             seeds=seeds.tolist(), on_fooled=on_fooled, advance=advance,
             wrong=zeros.bool(), stands=~zeros.bool(),
             margin=torch.full(zeros.shape, -torch.inf, device=x.device),

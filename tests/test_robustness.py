@@ -119,6 +119,14 @@ def test_what_fallen_pictures_leave_is_spent_on_those_that_stand() -> None:
     assert 2 * 20 * 28 < found.gradients <= 30 * 40
 
 
+def test_the_last_hundredth_of_the_gradients_is_not_spent_in_batches_of_one() -> None:
+    model = Watched(network())
+    x, y = data(model.model, 41)
+    found = robust_accuracy(model, x, y, 1e-4, gradients=25)  # nobody falls: runs of 3 and 20
+    assert 0.99 * 41 * 25 < found.gradients == sum(model.gradient_sizes) < 41 * 25
+    assert min(model.gradient_sizes) > 1
+
+
 def test_the_pictures_nearest_to_the_edge_are_worked_on_first() -> None:
     model = network()
     x, y = data(model, 4)
@@ -273,6 +281,19 @@ def test_a_run_begins_with_long_steps_at_a_random_point_and_ends_with_short_ones
     assert max(steps[:3]) > 0.5 * eps and 0 < steps[-1] < 0.05 * eps
 
 
+def test_each_run_of_a_picture_begins_somewhere_else() -> None:
+    seen: list[Tensor] = []
+
+    def flat(x: Tensor) -> Tensor:
+        seen.append(x.detach().clone())
+        return torch.cat([0 * x, 0 * x - 1], 1)
+
+    x = torch.full((1, 1), 0.5)
+    robust_accuracy(flat, x, torch.tensor([0]), 0.1, gradients=100)
+    starts = torch.cat(seen)  # without a gradient nothing moves: those of all runs at once
+    assert starts.unique().numel() >= 1 + (100 - FIRST) // LATER
+
+
 def test_every_class_has_its_turn() -> None:
     x = torch.full((1, 8), 0.5)
 
@@ -313,6 +334,37 @@ def test_each_fallen_picture_is_shown_once_inside_ball_and_box(norm, eps, dtype)
 
 
 # -- arguments and edges ---------------------------------------------------------------------------
+
+
+def test_a_picture_that_several_runs_fool_at_once_is_shown_once() -> None:
+    shown: list[int] = []
+
+    def model(x: Tensor) -> Tensor:
+        """Anything but the picture itself is misread."""
+        return torch.cat([0 * x, 0 * x + (x != 0.5).float() - 0.5], 1)
+
+    def keep(rows: Tensor, points: Tensor) -> None:
+        shown.extend(rows.tolist())
+        assert len(rows) == len(points)
+
+    x, y = torch.full((3, 1), 0.5), torch.zeros(3, dtype=torch.long)
+    found = robust_accuracy(model, x, y, 0.1, gradients=100, on_fooled=keep)
+    assert found.accuracy.count == 0 and sorted(shown) == [0, 1, 2]
+
+
+def test_a_model_that_writes_into_its_input_does_not_change_what_is_shown() -> None:
+    def model(x: Tensor) -> Tensor:
+        """Normalised in place where no gradient is asked for; fooled there alone."""
+        two = torch.cat([0.5 - x, x - 0.5], 1) * 0 - 1
+        if x.requires_grad:
+            return two + torch.tensor([2.0, 0.0])
+        x.sub_(7.0)
+        return two + torch.tensor([0.0, 2.0])
+
+    points: list[Tensor] = []
+    x, y = torch.full((2, 1), 0.5), torch.tensor([0, 0])
+    robust_accuracy(model, x, y, 0.1, gradients=3, on_fooled=lambda _, at: points.append(at))
+    assert torch.cat(points).sub(0.5).abs().max() <= 0.1
 
 
 def test_without_room_only_the_pictures_themselves_are_judged() -> None:

@@ -257,6 +257,40 @@ FAST = [
     ("a division that was asked for is timed", "threads is None and not _quicker(divided, fast, x)", "not _quicker(divided, fast, x)"),
 ]  # fmt: skip
 
+ROBUSTNESS = [
+    ("the gradients allowed are exceeded", "many = min(math.ceil(SHARE * len(rows)), left)", "many = math.ceil(SHARE * len(rows))"),
+    ("runs at once exceed what is left", "max(1, min(WIDE // many, left // many, room, CLASSES))", "max(1, min(WIDE // many, room, CLASSES))"),
+    ("runs at once exceed what a picture may have", "max(1, min(WIDE // many, left // many, room, CLASSES))", "max(1, min(WIDE // many, left // many, CLASSES))"),
+    ("patience has no end", "        hopeful &= self.spent + steps <= patience\n", ""),
+    ("nobody is given up", "hopeful = (self.runs < TRIES) | (self.runs * to_go <= done)", "hopeful = torch.ones_like(self.stands)"),
+    ("everybody is given up after some runs", "hopeful = (self.runs < TRIES) | (self.runs * to_go <= done)", "hopeful = self.runs < TRIES"),
+    ("the farthest go on, not the nearest", "argsort(descending=True, stable=True)[:many]", "argsort(stable=True)[:many]"),
+    ("the search ends after the first run", "while eps > 0 and search.left() > SPARE * gradients * len(x):", "while False:"),
+    ("the last gradients are spent one by one", "search.left() > SPARE * gradients * len(x)", "search.left() > 0"),
+    ("half of the gradients are left", "search.left() > SPARE * gradients * len(x)", "search.left() > 0.5 * gradients * len(x)"),
+    ("fallen pictures are counted as standing", "self.wrong[row[anyway]], self.stands[row] = True, False", "self.wrong[row[anyway]], self.stands[row[anyway]] = True, False"),
+    ("all that fall count as wrong anyway", "self.wrong[row[anyway]], self.stands[row] = True, False", "self.wrong[row], self.stands[row] = True, False"),
+    ("a picture falls twice", "self.on_fooled(row[at], pool.x_adv[at])", "self.on_fooled(row, pool.x_adv)"),
+    ("the ends are not looked at", "                self._look_at_ends(model, ended)\n", ""),
+    ("the margin is that of the last point", 'self.margin.scatter_reduce_(0, row, value, "amax")', "self.margin[row] = value"),
+    ("every run is towards the same class", "(turn - 1).clamp_min(0) % self.order.shape[1]", "(turn * 0).clamp_min(0) % self.order.shape[1]"),
+    ("the nearest class is the farthest", "wrong.topk(choices, dim=1).indices", "wrong.topk(choices, dim=1, largest=False).indices"),
+    ("the class itself is a target", "wrong = logits.scatter(1, y[:, None], -torch.inf)\n        self.order", "wrong = logits\n        self.order"),
+    ("every run begins at the picture", "start[again] = self._random_points(rows[again], turn[again])", "pass"),
+    ("every run of a picture has the same chance", "chance.manual_seed(self.seeds[row] + run)", "chance.manual_seed(self.seeds[row])"),
+    ("chance depends on the place in the batch", "chance.manual_seed(self.seeds[row] + run)", "chance.manual_seed(i)"),
+    ("steps do not shrink", "phase = (pool.t / steps * math.pi).cos().add(1).div(2)", "phase = torch.ones_like(pool.t / steps)"),
+    ("steps leave ball and box", "            moved.clamp_(pool.low, pool.high)\n", "            pass\n"),
+    ("l2 and l1 leave ball and box", "moved = threats.confine(x, moved - x, self.eps, self.norm)", "pass"),
+    ("the loss is that of any class", "target = torch.where(pool.target == ANY, nearest, pool.target)", "target = nearest"),
+    ("steps go down", "return two[:, 0] - two[:, 1]", "return two[:, 1] - two[:, 0]"),
+    ("gradients are not counted", "        self.spent.index_add_(0, pool.row, torch.ones_like(pool.row))\n", ""),
+    ("a gradient that is not finite is silent", "        if not all_finite(grad):\n", "        if False:\n"),
+    ("NaN logits stand", "        if value.isnan().any():\n", "        if False:\n"),
+    ("the model may write into the points", "logits = model(part.x_adv.clone())", "logits = model(part.x_adv)"),
+    ("nobody looks at the logits", "first, self.checked = not self.checked, True", "first, self.checked = False, True"),
+]  # fmt: skip
+
 FAULTS = [
     Fault(module, *fault)
     for module, faults in {
@@ -270,6 +304,7 @@ FAULTS = [
         "winograd": WINOGRAD,
         "packing": PACKING,
         "fast": FAST,
+        "robustness": ROBUSTNESS,
     }.items()
     for fault in faults
 ]

@@ -27,6 +27,7 @@ TESTS = {
     "winograd": ["test_winograd.py"],
     "packing": ["test_packing.py", "test_folding.py", "test_winograd.py"],
     "fast": ["test_fast.py"],
+    "robustness": ["test_robustness.py", "test_contract.py"],
 }
 """Where a fault of a module should be noticed."""
 PRELOAD = ["hypothesis.strategies", "matplotlib.pyplot", "pytest", "torch", "torchvision"]
