@@ -203,7 +203,8 @@ class _Pool(NamedTuple):
     def of(self, keep: Tensor | slice) -> "_Pool":
         if isinstance(keep, slice):
             return _Pool(*(part[keep] for part in self))
-        return _Pool(*(_kept(part, keep) for part in self))
+        rows = _rows(keep)  # to pick rows by number takes a quarter of the time
+        return _Pool(*(part.index_select(0, rows) for part in self))
 
     def join(self, other: "_Pool") -> "_Pool":
         if len(self.row) == 0:
@@ -267,7 +268,7 @@ class _Search:
         )  # fmt: skip
 
     def standing(self) -> Tensor:
-        return self.stands.nonzero().squeeze(1)
+        return _rows(self.stands)
 
     def left(self) -> int:
         """How many gradients may still be taken."""
@@ -282,7 +283,7 @@ class _Search:
         to_go, done = -self.margin, self.margin - self.began
         hopeful = (self.runs < TRIES) | (self.runs * to_go <= done)
         hopeful &= self.spent + steps <= patience
-        rows = (self.stands & hopeful).nonzero().squeeze(1)
+        rows = _rows(self.stands & hopeful)
         many = min(math.ceil(SHARE * len(rows)), left)
         rows = rows[self.margin[rows].argsort(descending=True, stable=True)[:many]].sort().values
         if many == 0:
@@ -306,7 +307,7 @@ class _Search:
             grad, logits = (_joined(parts) for parts in zip(*asked, strict=True))
             stands = self._look(pool, logits)
             if not stands.all():
-                pool, grad = pool.of(stands), _kept(grad, stands)
+                pool, grad = pool.of(stands), grad.index_select(0, _rows(stands))
             pool = self._moved(pool, grad, steps)
             if (last := pool.t == steps).any():
                 pool, ended = pool.of(~last), ended.join(pool.of(last))
@@ -413,9 +414,8 @@ class _Search:
             self._look(part, logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
 
-def _kept(part: Tensor, keep: Tensor) -> Tensor:
-    """``part[keep]``, in a quarter of the time."""
-    return part.index_select(0, keep.nonzero().squeeze(1))
+def _rows(keep: Tensor) -> Tensor:
+    return keep.nonzero().squeeze(1)
 
 
 def _joined(parts: tuple[Tensor, ...]) -> Tensor:

@@ -22,6 +22,13 @@ settings.register_profile("long", max_examples=2_000, **_common)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+if torch.cuda.is_available():  # answers are compared: no convolution in 11 bits (TF32)
+    if hasattr(torch.backends, "fp32_precision"):  # torch >= 2.9
+        torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision = "ieee"
+    else:
+        torch.backends.cudnn.allow_tf32 = False
+
+
 @pytest.fixture(scope="session", params=["cpu", "cuda"])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every test that asks for it runs on the CPU, and on CUDA where there is one."""

@@ -1,8 +1,10 @@
 """The accelerated copy: the same answers as the model, and nothing of the caller changed."""
 
+import copy
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -438,6 +440,48 @@ def test_what_cannot_be_used_is_refused() -> None:
     with pytest.raises(advlib.errors.ThreatError):
         accelerated(model, pictures(), threads=0)
     assert issubclass(DeviceError, advlib.AdvlibError)
+
+
+@pytest.mark.skipif(not packing._known(torch.bfloat16), reason="no bfloat16 convolutions here")
+def test_weights_in_half_precision_are_laid_out_though_many_units_change_sides() -> None:
+    from torchvision.models import resnet18
+
+    model = seeded(lambda: resnet18(num_classes=10)).eval()
+    x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    fast = quiet(model, x, threads=1, dtype=torch.bfloat16)
+    assert any(isinstance(module, packing._Packed) for module in fast.modules())
+
+
+def first(made: nn.Module, *_: object) -> nn.Module:
+    return made
+
+
+class Coarse(nn.Module):
+    """A model whose single precision is as coarse as a GPU's may be."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.layer, self.shift = nn.Linear(12, 3), shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.layer(x.flatten(1))
+        return logits if x.dtype == torch.float64 else logits + self.shift * torch.arange(3)
+
+
+def test_where_rounding_is_coarse_double_precision_says_what_is_a_mistake() -> None:
+    model, x = seeded(lambda: Coarse(0.0)).eval(), pictures(4)[:, :, :2, :2]
+    rounded, mistaken = copy.deepcopy(model), copy.deepcopy(model)
+    rounded.shift = 0.05
+    mistaken.layer.bias.data += torch.tensor([0.0, 0.05, 0.0])
+    for coarse, other, kept in (
+        (True, rounded, True),
+        (False, rounded, False),
+        (True, mistaken, False),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = fast_module._if_equal(partial(first, other), model, x, "no", coarse=coarse)
+        assert (found is other) == kept
 
 
 # -- on a GPU --------------------------------------------------------------------------------
