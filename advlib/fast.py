@@ -123,9 +123,9 @@ def accelerated(
             full, fast = fast, _half(fast, x, dtype)
         if x.device.type == "cpu" and len(x) > 0:
             part = x[: math.ceil(len(x) / parts)]
-            coarse = TOLERANCE if dtype is None else 16 * torch.finfo(dtype).eps
+            tolerance = TOLERANCE if dtype is None else 16 * torch.finfo(dtype).eps
             fast = _if_equal(
-                _packed, fast, part, "the weights are not laid out once", coarse, full=full
+                _packed, fast, part, "the weights are not laid out once", tolerance, full=full
             )
             if parts > 1:
                 divided = _in_parts(fast, x, parts)
@@ -152,8 +152,9 @@ def _if_equal(
 
     Where a unit is at its kink, rounding decides which of two gradients it has. So a picture that
     seems to differ is asked about once more, a little beside itself. Where rounding may be `coarse`
-    both are then asked in double precision, in which only mistakes are left. Of a model in half
-    precision `full` is the same in full precision: as far as from that its gradients may differ.
+    both are then asked in double precision, in which only mistakes are left. Where `model` is in
+    half precision, `full` is the same in full precision: by as much as those two differ, gradients
+    may differ here too.
     """
     try:
         made = make(model, x)
