@@ -79,6 +79,15 @@ def test_the_page_is_written_from_the_stored_measurements() -> None:
     assert set(stored["libraries"]) == set(contestants.OTHERS)
 
 
+def test_the_cost_of_a_call_is_that_of_the_ratio_in_the_table() -> None:
+    rows = {  # the floor happened to run in the faster rounds: medians would say 6 ms
+        FLOOR: {"ratio": 1.0, "seconds": 0.016},
+        "advlib": {"ratio": 1.1, "seconds": 0.022},
+    }
+    said = page._fixed([{"workload": "small CNN, FGSM", "frozen": True, "rows": rows}])
+    assert "It is 2.0 ms of the 22 ms of FGSM on the small CNN" in said
+
+
 def test_counts_that_differ_are_called_different() -> None:
     stored = json.loads(command.RESULTS.read_text(encoding="utf-8"))
     assert "The counts are the same" in page.text(stored)
