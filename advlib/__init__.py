@@ -1,23 +1,26 @@
 """Adversarial examples, hands on: attacks, defences and measurements, written to be read.
 
-The floors of the package, from the ground up; imports run downward only:
+Begin with the core, which reads as a text: `threats` (the norms, and the ball around an image),
+`gradients` (losses, and where an input gradient is taken), `attacks.noise`, `attacks.fgsm`,
+`attacks.pgd`, `evaluation` (accuracy, curves, intervals) and `training`. It stands on `contracts`
+(what is checked, and left as it was), `errors`, `exact` (arithmetic), `data` and `models`. On it
+stand the wings:
 
-1. `threats` (the balls), `data` (pictures), `models` (networks)
-2. `gradients` (where an input gradient is taken); on it `landscape`, `linearity`, `activations` and
-   `attribution` (what lies around a picture and inside a network), `adaptive` (through defences
-   and chance), `fast` with `folding`, `packing` and `winograd` (the same in less time)
-3. `attacks` (noise, FGSM, PGD), `autopgd`, `square` (queries only), `patches`; `evaluation`,
-   `robustness` (robust accuracy for a price)
-4. `defences`, `inspection` (of attacks), `masking` (of defences), `smoothing` (a certificate),
-   `transfer`, `objectives` (what training minimises)
-5. `training`, `auditing` (of any classifier)
-6. `recipes`, `checks`, `plots`, `widgets` (what only the reader's edge needs)
+- `attacks`: Auto-PGD, Square Attack, momentum, universal perturbations, patches, adaptive attacks,
+  attacks that end on the grid of 8 bits
+- `analysis`: the loss around an image, linearity, activations, attribution
+- `defences`: smoothing, transforms and detectors, training losses and recipes, augmentation
+- `audit`: robust accuracy, attack checks, gradient masking, transfer, the robustness card
+- `fast`: an accelerated copy of a model
+
+What only a reader needs is `lessons` (checks of the exercises), `plots` and `widgets`. Imports run
+downward only; `pyproject.toml` says so, and a test checks it.
 """
 
 from advlib import data, models, threats
 from advlib.attacks import fgsm, noise, pgd
-from advlib.auditing import audit
-from advlib.device import best_device
+from advlib.audit import audit
+from advlib.contracts import best_device
 from advlib.errors import (
     AdvlibError,
     DeviceError,

@@ -9,12 +9,16 @@ class InputError(AdvlibError, ValueError):
     """An argument cannot be used as it is."""
 
 
+class ArgumentError(AdvlibError, TypeError):
+    """An argument has the name that another library gives it."""
+
+
 class PixelError(InputError):
-    """The pictures `x` are not floating point, not finite, not in [0, 1] or not batched."""
+    """The images `x` are not floating point, not finite, not in [0, 1] or not batched."""
 
 
 class LabelError(InputError):
-    """The labels `y` are not integers, out of range, or not one per picture."""
+    """The labels `y` are not integers, out of range, or not one per image."""
 
 
 class ThreatError(InputError):
@@ -22,11 +26,11 @@ class ThreatError(InputError):
 
 
 class DeviceError(InputError):
-    """Model, pictures and labels do not live on one device."""
+    """Model, images and labels do not live on one device."""
 
 
 class ModelOutputError(InputError):
-    """The model did not return one row of logits per picture."""
+    """The model did not return one row of logits per image."""
 
 
 class WeightsError(AdvlibError, RuntimeError):

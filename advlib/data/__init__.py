@@ -1,7 +1,8 @@
-"""Pictures to attack: float32 in [0, 1], shape (n, channels, height, width)."""
+"""Images to attack: float32 in [0, 1], shape (n, channels, height, width)."""
 
 from advlib.data import signs
 from advlib.data.classics import classic
-from advlib.data.photographs import photograph
+from advlib.data.files import load_images, save_images
+from advlib.data.photographs import PHOTOGRAPHS, photograph
 
-__all__ = ["classic", "photograph", "signs"]
+__all__ = ["PHOTOGRAPHS", "classic", "load_images", "photograph", "save_images", "signs"]

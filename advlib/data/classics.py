@@ -1,7 +1,6 @@
 """The classic data sets of torchvision as tensors: MNIST, Fashion-MNIST, CIFAR-10."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,71 +9,63 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advlib.download import fetch
+from advlib.data.download import fetch
 from advlib.errors import DownloadError, InputError
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from; torchvision knows some only at addresses without https."""
+    """Where a data set comes from; torchvision has some only at addresses without https."""
 
     kind: str
     """Its class in torchvision."""
     folder: str
     """Where torchvision looks for its archives."""
     address: str
-    archives: Mapping[str, str]
-    """The SHA-256 of each archive."""
+    files: tuple[str, ...]
+    """The archives there."""
+    sha256: tuple[str, ...]
+    """The hash of each archive."""
 
+
+_IDX_FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
 
 SOURCES = {
     "mnist": Source(
         "MNIST",
         "MNIST/raw",
         "https://ossci-datasets.s3.amazonaws.com/mnist",
-        {
-            "train-images-idx3-ubyte.gz": (
-                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
-            ),
-            "train-labels-idx1-ubyte.gz": (
-                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
-            ),
-            "t10k-images-idx3-ubyte.gz": (
-                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
-            ),
-            "t10k-labels-idx1-ubyte.gz": (
-                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
-            ),
-        },
+        _IDX_FILES,
+        (
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        ),
     ),
     "fashion-mnist": Source(
         "FashionMNIST",
         "FashionMNIST/raw",
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
-        {
-            "train-images-idx3-ubyte.gz": (
-                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"
-            ),
-            "train-labels-idx1-ubyte.gz": (
-                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"
-            ),
-            "t10k-images-idx3-ubyte.gz": (
-                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"
-            ),
-            "t10k-labels-idx1-ubyte.gz": (
-                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"
-            ),
-        },
+        _IDX_FILES,
+        (
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        ),
     ),
     "cifar10": Source(
         "CIFAR10",
         "",
         "https://www.cs.toronto.edu/~kriz",
-        {
-            "cifar-10-python.tar.gz": (
-                "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
-            )
-        },
+        ("cifar-10-python.tar.gz",),
+        ("6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",),
     ),
 }
 
@@ -87,19 +78,17 @@ def classic(
     root: str | os.PathLike | None = None,
     device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Pictures and classes of a data set that many papers measure on.
+    """Images and classes of a data set that many papers measure on.
 
     Parameters
     ----------
     name
         ``"mnist"``, ``"fashion-mnist"`` or ``"cifar10"``.
-    train
-        The training pictures instead of the test pictures.
-    n
-        Only the first `n`. None: all.
+    train, n
+        The training images instead of the test images; only the first `n` (None: all).
     root
-        Folder where torchvision keeps the data set; what is missing is downloaded to there, over
-        https and checked by its SHA-256. None: ``$ADVLIB_DATA``, or ``~/.cache/advlib``.
+        Folder where torchvision keeps the data set. What is missing is downloaded to it, over https
+        and checked by its SHA-256. None: ``$ADVLIB_DATA``, or ``~/.cache/advlib``.
     device
         Where to put the tensors. None: the CPU.
 
@@ -110,10 +99,8 @@ def classic(
 
     Raises
     ------
-    InputError
-        No such data set.
-    DownloadError
-        It is not at hand and cannot be had.
+    InputError, DownloadError
+        There is no such data set; it is not in `root` and cannot be downloaded.
     """
     if name not in SOURCES:
         raise InputError(f"there is no data set {name!r}; one of {sorted(SOURCES)} is expected.")
@@ -143,7 +130,7 @@ def _open(source: Source, folder: Path, train: bool) -> Any:
         return kind(str(folder), train=train)
     except RuntimeError:  # not there, or not whole
         where = folder / source.folder
-        for file, sha256 in source.archives.items():
+        for file, sha256 in zip(source.files, source.sha256, strict=True):
             fetch(f"{source.address}/{file}", where / file, sha256, check=True)
             extract_archive(str(where / file), str(where))
     return kind(str(folder), train=train)

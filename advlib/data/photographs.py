@@ -1,7 +1,9 @@
 """Photographs for the ImageNet networks: cut to size, float32 in [0, 1]."""
 
 import os
+from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +12,22 @@ from torch import Tensor
 
 from advlib.errors import InputError
 
-_BUNDLED = {"cat": "chelsea", "coffee": "coffee"}
+
+class Installed(NamedTuple):
+    """A photograph that the package scikit-image installs."""
+
+    file: str
+    credit: str
+    """Title, photographer and licence, to be shown beside it."""
+
+
+PHOTOGRAPHS: dict[str, Installed] = {
+    "cat": Installed("chelsea.png", "Chelsea, by Stefan van der Walt, CC0"),
+    "coffee": Installed("coffee.png", "Coffee, by Rachel Michetti, CC0"),
+    "camera": Installed("camera.png", "Camera, by Lav Varshney, CC0"),
+    "rocket": Installed("rocket.jpg", "Launch of DSCOVR, by SpaceX, public domain"),
+}
+"""What `photograph` knows by name, and whose work it is."""
 
 
 def photograph(
@@ -23,18 +40,17 @@ def photograph(
     """Photograph as a batch of one, the way ImageNet networks expect it.
 
     The shorter side is scaled to `resize` pixels, and a square of `crop` pixels is cut from the
-    middle, as torchvision does for its own accuracy figures. Nothing is normalised: that belongs
-    into the model.
+    middle, as torchvision does for its own accuracy figures. Nothing is normalised: normalisation
+    belongs in the model.
 
     Parameters
     ----------
     source
-        ``"cat"`` or ``"coffee"``, two CC0 photographs inside the package scikit-image (ImageNet
-        classes 285, Egyptian cat, and 967, espresso), or the path of a picture file of your own.
-    resize
-        Length of the shorter side before cutting, in pixels, >= `crop`.
-    crop
-        Side of the square, in pixels, >= 1.
+        One of `PHOTOGRAPHS`: ``"cat"``, ``"coffee"``, ``"camera"`` (a man with a camera on a
+        tripod, in grey) or ``"rocket"``. Or the path of an image file of your own.
+    resize, crop
+        Length of the shorter side before cutting and side of the square, in pixels, with
+        ``1 <= crop <= resize``.
     device
         Where to put it. None: the CPU.
 
@@ -46,7 +62,7 @@ def photograph(
     Raises
     ------
     InputError
-        No such photograph, not a picture, or sizes that do not fit.
+        No such photograph, not an image, or sizes that do not fit.
     """
     if not 1 <= crop <= resize:
         raise InputError(f"crop is {crop} and resize {resize}; 1 <= crop <= resize is expected.")
@@ -61,25 +77,31 @@ def photograph(
 
 def _read(source: str | os.PathLike) -> np.ndarray:
     """8-bit RGB pixels, shape (h, w, 3)."""
-    if source in _BUNDLED:
-        from skimage import data
-
-        return np.array(getattr(data, _BUNDLED[source])())
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    path = Path(source)
+    path = _installed(PHOTOGRAPHS[str(source)].file) if source in PHOTOGRAPHS else Path(source)
     if not path.is_file():
         raise InputError(
-            f'there is no photograph {str(source)!r}; "cat", "coffee" or the path of a picture '
-            f"file is expected. The current folder is {Path.cwd().name!r}."
+            f"there is no photograph {str(source)!r}; one of {', '.join(PHOTOGRAPHS)} or the path "
+            f"of an image file is expected. The current folder is {Path.cwd().name!r}."
         )
     try:
-        with Image.open(path) as picture:
-            # Cameras store how they were held; transparent pixels become white paper.
-            upright = ImageOps.exif_transpose(picture).convert("RGBA")
+        with Image.open(path) as image:
+            # Cameras store how they were held; what is transparent becomes white.
+            upright = ImageOps.exif_transpose(image).convert("RGBA")
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise InputError(
-            f"{path} cannot be read as a picture ({error}). A whole JPEG or PNG file is expected."
+            f"{path} cannot be read as an image ({error}). A whole JPEG or PNG file is expected."
         ) from error
-    paper = Image.new("RGBA", upright.size, "white")
-    return np.array(Image.alpha_composite(paper, upright).convert("RGB"))
+    white = Image.new("RGBA", upright.size, "white")
+    return np.array(Image.alpha_composite(white, upright).convert("RGB"))
+
+
+def _installed(file: str) -> Path:
+    """Where scikit-image has put a file, found without importing it: that takes a second."""
+    try:
+        return Path(str(metadata.distribution("scikit-image").locate_file(f"skimage/data/{file}")))
+    except metadata.PackageNotFoundError:
+        raise InputError(
+            f"{file} comes with scikit-image, which is not installed: pip install scikit-image"
+        ) from None

@@ -2,7 +2,7 @@
 
 A shape is a function of the plane: ``shape(x, y)`` is negative inside, positive outside, and its
 size is the distance to the edge. A sign face is a list of layers, each a shape and a colour, laid
-over one another. No font and no picture file is needed: digits and letters are strokes.
+over one another. No font and no image file is needed: digits and letters are strokes.
 
 The plane of a face runs from -1 to 1 in both directions, ``y`` downward, as pixel rows do.
 
@@ -43,10 +43,8 @@ CLASS_NAMES: tuple[str, ...] = (
     "roundabout",
     "pedestrian crossing",
 )
-
-
 STYLES: tuple[str, ...] = ("vienna", "american")
-"""How the faces may be drawn; the first is the usual one."""
+"""How the faces may be drawn; the first is the default."""
 
 
 # -- shapes: signed distances --------------------------------------------------------------------
@@ -165,50 +163,42 @@ def text(word: str, height: float, narrow: float = 1.0, width: float = 0.15) -> 
 # -- the sixteen faces -----------------------------------------------------------------------------
 
 
+def _plate(corners: Sequence[Point], rounding: float, ground: Colour) -> list[Layer]:
+    """Polygon of metal, painted in the colour `ground` up to a thin rim."""
+    return [(polygon(corners, rounding), METAL), (polygon(corners, rounding - 0.015), ground)]
+
+
+def _round_plate(ground: Colour) -> list[Layer]:
+    return [(disc(0.96), METAL), (disc(0.945), ground)]
+
+
 def _stop() -> list[Layer]:
     octagon = regular(8, 0.90, 22.5)
-    return [
-        (polygon(octagon, 0.06), METAL),
-        (polygon(octagon, 0.045), WHITE),
-        (polygon(octagon, -0.02), RED),
-        (text("STOP", 0.58, narrow=0.84, width=0.17), WHITE),
-    ]
+    word = text("STOP", 0.58, narrow=0.84, width=0.17)
+    return [*_plate(octagon, 0.06, WHITE), (polygon(octagon, -0.02), RED), (word, WHITE)]
 
 
 def _speed_limit(limit: int) -> list[Layer]:
-    digits = str(limit)
-    two = len(digits) == 2
-    return [
-        (disc(0.96), METAL),
-        (disc(0.945), RED),
-        (disc(0.72), WHITE),
-        (
-            text(digits, 0.80 if two else 0.70, narrow=0.92 if two else 0.78, width=0.16),
-            BLACK,
-        ),
-    ]
+    height, narrow = (0.80, 0.92) if limit < 100 else (0.70, 0.78)
+    digits = text(str(limit), height, narrow, width=0.16)
+    return [*_round_plate(RED), (disc(0.72), WHITE), (digits, BLACK)]
 
 
 def _yield() -> list[Layer]:
     outer = [(-0.86, -0.70), (0.86, -0.70), (0.0, 0.80)]
     inner = [(-0.47, -0.47), (0.47, -0.47), (0.0, 0.36)]
-    return [
-        (polygon(outer, 0.10), METAL),
-        (polygon(outer, 0.085), RED),
-        (polygon(inner, 0.04), WHITE),
-    ]
+    return [*_plate(outer, 0.10, RED), (polygon(inner, 0.04), WHITE)]
 
 
 def _no_entry() -> list[Layer]:
     bar = [(-0.62, -0.15), (0.62, -0.15), (0.62, 0.15), (-0.62, 0.15)]
-    return [(disc(0.96), METAL), (disc(0.945), RED), (polygon(bar, 0.02), WHITE)]
+    return [*_round_plate(RED), (polygon(bar, 0.02), WHITE)]
 
 
 def _priority_road() -> list[Layer]:
     diamond = regular(4, 0.88)
     return [
-        (polygon(diamond, 0.07), METAL),
-        (polygon(diamond, 0.055), WHITE),
+        *_plate(diamond, 0.07, WHITE),
         (polygon(diamond, -0.10), BLACK),
         (polygon(diamond, -0.125), YELLOW),
     ]
@@ -217,37 +207,20 @@ def _priority_road() -> list[Layer]:
 def _keep_right() -> list[Layer]:
     shaft = stroke([(-0.42, -0.42), (0.26, 0.26)], 0.22)
     head = polygon([(0.52, 0.52), (0.50, -0.12), (-0.12, 0.50)], 0.02)
-    return [
-        (disc(0.96), METAL),
-        (disc(0.945), WHITE),
-        (disc(0.89), BLUE),
-        (union(shaft, head), WHITE),
-    ]
+    return [*_round_plate(WHITE), (disc(0.89), BLUE), (union(shaft, head), WHITE)]
 
 
 def _roundabout() -> list[Layer]:
     """Three arrows that chase one another, as traffic that keeps right goes round."""
-    shapes: list[Shape] = []
+    arrows: list[Shape] = []
     for turn in (30.0, 150.0, 270.0):
-        shapes.append(stroke(arc(0, 0, 0.50, 0.50, turn, turn - 62), 0.17))
-        tip = math.radians(turn - 100)
-        base = math.radians(turn - 60)
-        shapes.append(
-            polygon(
-                [
-                    (0.50 * math.cos(tip), 0.50 * math.sin(tip)),
-                    (0.74 * math.cos(base), 0.74 * math.sin(base)),
-                    (0.26 * math.cos(base), 0.26 * math.sin(base)),
-                ],
-                0.015,
-            )
-        )
-    return [
-        (disc(0.96), METAL),
-        (disc(0.945), WHITE),
-        (disc(0.89), BLUE),
-        (union(*shapes), WHITE),
-    ]
+        tip, base = math.radians(turn - 100), math.radians(turn - 60)
+        head = [
+            (radius * math.cos(angle), radius * math.sin(angle))
+            for radius, angle in ((0.50, tip), (0.74, base), (0.26, base))
+        ]
+        arrows += [stroke(arc(0, 0, 0.50, 0.50, turn, turn - 62), 0.17), polygon(head, 0.015)]
+    return [*_round_plate(WHITE), (disc(0.89), BLUE), (union(*arrows), WHITE)]
 
 
 def _pedestrian_crossing() -> list[Layer]:
@@ -263,8 +236,7 @@ def _pedestrian_crossing() -> list[Layer]:
         stroke([(-0.02, -0.08), (-0.17, 0.11)], 0.065),
     )
     return [
-        (polygon(square, 0.17), METAL),
-        (polygon(square, 0.155), WHITE),
+        *_plate(square, 0.17, WHITE),
         (polygon(square, 0.10), BLUE),
         (polygon(triangle, 0.05), WHITE),
         (walker, BLACK),
@@ -274,14 +246,13 @@ def _pedestrian_crossing() -> list[Layer]:
 # -- the same sixteen, as another country draws them -----------------------------------------------
 
 
-def _board(wide: float, high: float, ground: Colour) -> list[Layer]:
-    """Upright board with a thin black line along its edge; half its sides are given."""
+def _board(wide: float, high: float) -> list[Layer]:
+    """Upright white board with a thin black line along its edge; half its sides are given."""
     corners = [(-wide, -high), (wide, -high), (wide, high), (-wide, high)]
     return [
-        (polygon(corners, 0.10), METAL),
-        (polygon(corners, 0.085), ground),
+        *_plate(corners, 0.10, WHITE),
         (polygon(corners, 0.03), BLACK),
-        (polygon(corners, -0.02), ground),
+        (polygon(corners, -0.02), WHITE),
     ]
 
 
@@ -289,8 +260,7 @@ def _warning() -> list[Layer]:
     """Yellow diamond with a black line along its edge."""
     diamond = regular(4, 0.86)
     return [
-        (polygon(diamond, 0.08), METAL),
-        (polygon(diamond, 0.065), YELLOW),
+        *_plate(diamond, 0.08, YELLOW),
         (polygon(diamond, 0.01), BLACK),
         (polygon(diamond, -0.04), YELLOW),
     ]
@@ -300,8 +270,7 @@ def _american_stop() -> list[Layer]:
     """Black on yellow, as until 1954."""
     octagon = regular(8, 0.90, 22.5)
     return [
-        (polygon(octagon, 0.06), METAL),
-        (polygon(octagon, 0.045), YELLOW),
+        *_plate(octagon, 0.06, YELLOW),
         (polygon(octagon, -0.01), BLACK),
         (polygon(octagon, -0.06), YELLOW),
         (text("STOP", 0.54, narrow=0.80, width=0.20), BLACK),
@@ -313,7 +282,7 @@ def _american_speed_limit(limit: int) -> list[Layer]:
     digits = text(str(limit), 0.86, narrow=0.80 if limit < 100 else 0.58, width=0.21)
     words = polygon([(-0.40, -0.70), (0.40, -0.70), (0.40, -0.60), (-0.40, -0.60)], 0.01)
     lower = union(lambda x, y: digits(x, y - 0.16), words)
-    return [*_board(0.66, 0.84, WHITE), (lower, BLACK)]
+    return [*_board(0.66, 0.84), (lower, BLACK)]
 
 
 def _american_yield() -> list[Layer]:
@@ -321,8 +290,7 @@ def _american_yield() -> list[Layer]:
     outer = [(-0.86, -0.70), (0.86, -0.70), (0.0, 0.80)]
     middle = [(-0.74, -0.63), (0.74, -0.63), (0.0, 0.66)]
     return [
-        (polygon(outer, 0.10), METAL),
-        (polygon(outer, 0.085), YELLOW),
+        *_plate(outer, 0.10, YELLOW),
         (polygon(middle, 0.05), BLACK),
         (polygon(middle, -0.03), YELLOW),
     ]
@@ -330,11 +298,7 @@ def _american_yield() -> list[Layer]:
 
 def _american_no_entry() -> list[Layer]:
     bar = [(-0.50, -0.10), (0.50, -0.10), (0.50, 0.10), (-0.50, 0.10)]
-    return [
-        *_board(0.76, 0.76, WHITE)[:2],
-        (disc(0.74), RED),
-        (polygon(bar, 0.01), WHITE),
-    ]
+    return [*_board(0.76, 0.76)[:2], (disc(0.74), RED), (polygon(bar, 0.01), WHITE)]
 
 
 def _american_priority_road() -> list[Layer]:
@@ -348,7 +312,7 @@ def _american_keep_right() -> list[Layer]:
     shaft = stroke([(-0.22, 0.60), (-0.22, 0.30), (0.22, -0.10), (0.22, -0.30)], 0.13)
     head = polygon([(0.22, -0.66), (0.42, -0.28), (0.02, -0.28)], 0.02)
     hump = stroke([(-0.34, -0.50), (-0.34, -0.30)], 0.20)
-    return [*_board(0.66, 0.84, WHITE), (union(shaft, head, hump), BLACK)]
+    return [*_board(0.66, 0.84), (union(shaft, head, hump), BLACK)]
 
 
 def _american_roundabout() -> list[Layer]:
@@ -367,9 +331,8 @@ def _american_pedestrian_crossing() -> list[Layer]:
 def faces(style: str = "vienna") -> list[list[Layer]]:
     """The layers of each class, in the order of `CLASS_NAMES`, in one of the `STYLES`."""
     if style == "american":
-        return [
-            _american_stop(),
-            *(_american_speed_limit(limit) for limit in SPEED_LIMITS),
+        stop, limit = _american_stop(), _american_speed_limit
+        others = [
             _american_yield(),
             _american_no_entry(),
             _american_priority_road(),
@@ -377,32 +340,23 @@ def faces(style: str = "vienna") -> list[list[Layer]]:
             _american_roundabout(),
             _american_pedestrian_crossing(),
         ]
-    return [
-        _stop(),
-        *(_speed_limit(limit) for limit in SPEED_LIMITS),
-        _yield(),
-        _no_entry(),
-        _priority_road(),
-        _keep_right(),
-        _roundabout(),
-        _pedestrian_crossing(),
-    ]
+    else:
+        stop, limit = _stop(), _speed_limit
+        others = [
+            _yield(),
+            _no_entry(),
+            _priority_road(),
+            _keep_right(),
+            _roundabout(),
+            _pedestrian_crossing(),
+        ]
+    return [stop, *map(limit, SPEED_LIMITS), *others]
 
 
 def draw_face(layers: Sequence[Layer], size: int) -> Tensor:
-    """Draw one face.
+    """Draw one face, the bottom layer first: shape (4, size, size), in [0, 1].
 
-    Parameters
-    ----------
-    layers : sequence of (shape, colour)
-        Bottom layer first.
-    size : int
-        Width and height in pixels.
-
-    Returns
-    -------
-    Tensor (4, size, size)
-        Red, green, blue, each already multiplied by the coverage, and the coverage, in [0, 1].
+    The channels are red, green and blue, each already multiplied by the coverage, and the coverage.
     """
     fine = 2 * size  # drawn twice as fine, then averaged: smooth edges
     centres = (torch.arange(fine, dtype=torch.float32) + 0.5) * (2 / fine) - 1

@@ -1,9 +1,9 @@
-"""Traffic signs beside a road: any number of labelled pictures from a seed, nothing to download.
+"""Traffic signs beside a road: any number of labelled images from a seed, nothing to download.
 
-A picture is made the way a camera makes one. A sign face (`advlib.data.sign_shapes`) is drawn once;
-for each picture it is scaled, turned and tilted, hung before a road scene, lit by sun and shadow,
-seen through air that is more or less hazy, exposed, slightly blurred, and read by a sensor with a
-little noise. All chance comes from one seed and none of it depends on the label, so that two calls
+An image is made the way a camera makes one. A sign face (`advlib.data.sign_shapes`) is drawn once;
+for each image it is scaled, turned and tilted, hung before a road scene, lit by sun and shadow,
+seen through air that is more or less hazy, exposed, slightly blurred, and captured by a sensor with
+a little noise. All randomness comes from one seed and none of it depends on the label, so two calls
 with the same seed and different labels give the same scenes with other signs.
 """
 
@@ -23,10 +23,10 @@ from advlib.errors import InputError, LabelError
 __all__ = ["CLASS_NAMES", "RANGES", "SPEED_LIMITS", "STYLES", "render"]
 
 BLOCK = 64
-"""Pictures whose chance is drawn together; block `b` of a seed never depends on any other block."""
+"""Images whose random numbers are drawn together; no block of a seed depends on another one."""
 
 RANGES: dict[str, tuple[float, float]] = {
-    # where the sign hangs; lengths in half widths of the picture, angles in radians
+    # where the sign hangs; lengths in half widths of the image, angles in radians
     "scale": (0.44, 0.70),
     "shift_x": (-0.12, 0.12),
     "shift_y": (-0.12, 0.08),
@@ -59,13 +59,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "blur": (0.0, 0.25),
     "sensor_noise": (0.001, 0.004),
 }
-"""What is drawn for each picture, uniformly between the two numbers."""
+"""What is drawn for each image, uniformly between the two numbers."""
 
 
-class _Chance(NamedTuple):
-    """All that chance decides about some pictures, one row each."""
+class _Draws(NamedTuple):
+    """All random numbers of some images, one row each."""
 
-    labels: Tensor  # (n,) a balanced draw of places in the list of classes
+    labels: Tensor  # (n,) a balanced draw of indices into the list of classes
     values: Tensor  # (n, len(RANGES)) the columns of RANGES
     skyline: Tensor  # (n, 2, 12) heights of trees and of houses
     coarse: Tensor  # (n, 3, 6, 6) large patches: clouds, shadow, tone
@@ -84,34 +84,32 @@ def render(
     device: torch.device | str | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Render `n` pictures of traffic signs.
+    """Render `n` images of traffic signs.
 
-    The first ``n`` pictures of a seed are the same however many are asked for, in whatever chunks,
+    The first ``n`` images of a seed are the same however many are asked for, in whatever chunks,
     and on whatever device up to rounding. Global random state is left alone. At another `size` a
     seed shows the same scenes, with sensor noise of their own.
 
     Parameters
     ----------
-    n : int
-        Number of pictures.
-    seed : int
-        0 or more. Different seeds give different pictures.
-    size : int
-        Width and height in pixels, 8 to 512. At fewer than about 40 the speed limits blur.
-    classes : sequence of int or str, optional
+    n, seed
+        Number of images, and a number >= 0: different seeds give different images.
+    size
+        Width and height in pixels, 8 to 512. Below about 40 the speed limits blur.
+    classes
         Draw only from these classes, by index or by name; all sixteen by default. Each comes up
-        equally often, in random order: exactly in every 64 pictures if their number divides 64.
+        equally often, in random order: exactly in every 64 images if their number divides 64.
         `y` holds indices into `CLASS_NAMES` in any case.
-    labels : Tensor (n,) or sequence of int, optional
-        The class of each picture, instead of a draw.
-    style : str
+    labels
+        The class of each image, shape (n,), instead of a draw.
+    style
         How the faces are drawn, one of `STYLES`: ``"vienna"`` with red rings and blue discs, or
         ``"american"`` with white boards and yellow diamonds. A seed shows the same scenes and
         labels in both: two data sets of the same sixteen classes.
-    device : torch.device or str, optional
+    device
         Where to compute and to return the result; the CPU by default.
-    chunk : int
-        Pictures computed at a time: a matter of speed and memory only. By default 64 on the CPU,
+    chunk
+        Images computed at a time: a matter of speed and memory only. By default 64 on the CPU,
         where small pieces stay in the cache, and 1,024 elsewhere.
 
     Returns
@@ -121,11 +119,8 @@ def render(
 
     Raises
     ------
-    InputError
-        `n`, `seed`, `size` or `chunk` is not a whole number in its range, both `classes` and
-        `labels` are given, or no signs are drawn in this `style`.
-    LabelError
-        A class or label that does not exist, or another number of labels than pictures.
+    InputError, LabelError
+        An argument out of its range, both `classes` and `labels`, or a class that does not exist.
     """
     _check_whole("n", n, 0, 10_000_000)
     _check_whole("seed", seed, 0, 2**63 - 1)
@@ -133,7 +128,7 @@ def render(
     if classes is not None and labels is not None:
         raise InputError(
             "render got both `classes` and `labels`. Give `classes` to draw from some classes, "
-            "or `labels` to fix the class of each picture."
+            "or `labels` to fix the class of each image."
         )
     if style not in STYLES:
         raise InputError(f"`style` is {style!r}; one of {', '.join(STYLES)} is expected.")
@@ -144,39 +139,39 @@ def render(
     _check_whole("chunk", chunk, 1, 10_000_000)
     x = torch.empty(n, 3, size, size, device=device)
     y = torch.empty(n, dtype=torch.int64, device=device)
-    for start, chance in _chances(n, seed, size, chunk):
-        stop = start + len(chance.labels)
-        drawn = pool[chance.labels % len(pool)] if fixed is None else fixed[start:stop]
+    for start, draws in _draws(n, seed, size, chunk):
+        stop = start + len(draws.labels)
+        drawn = pool[draws.labels % len(pool)] if fixed is None else fixed[start:stop]
         y[start:stop] = drawn.to(device)
-        there = _Chance(*(part.to(device) for part in chance))
-        x[start:stop] = _picture(y[start:stop], there, size, style)
+        there = _Draws(*(part.to(device) for part in draws))
+        x[start:stop] = _image(y[start:stop], there, size, style)
     return x, y
 
 
-# -- chance ----------------------------------------------------------------------------------------
+# -- random numbers --------------------------------------------------------------------------------
 
 
-def _chances(n: int, seed: int, size: int, chunk: int) -> Iterator[tuple[int, _Chance]]:
-    """Chance for `n` pictures, in chunks: the index of the first picture, and the draws."""
+def _draws(n: int, seed: int, size: int, chunk: int) -> Iterator[tuple[int, _Draws]]:
+    """Random numbers of `n` images, in chunks: the index of the first image, and the draws."""
     step = -(-chunk // BLOCK) * BLOCK
     for start in range(0, n, step):
         stop = min(start + step, n)
         blocks = range(start // BLOCK, -(-stop // BLOCK))
-        drawn = [_block_chance(seed, block, size) for block in blocks]
-        together = _Chance(*(torch.cat(parts) for parts in zip(*drawn, strict=True)))
+        drawn = [_block(seed, block, size) for block in blocks]
+        together = _Draws(*(torch.cat(parts) for parts in zip(*drawn, strict=True)))
         for first in range(start, stop, chunk):
             last = min(first + chunk, stop)
-            yield first, _Chance(*(part[first - start : last - start] for part in together))
+            yield first, _Draws(*(part[first - start : last - start] for part in together))
 
 
-def _block_chance(seed: int, block: int, size: int) -> _Chance:
-    """Draw on the CPU, so that every device shows the same pictures."""
+def _block(seed: int, block: int, size: int) -> _Draws:
+    """Draw on the CPU, so that every device shows the same images."""
     digest = hashlib.sha256(f"signs/{seed}/{block}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
     order = torch.randperm(BLOCK, generator=generator)
     low, high = torch.tensor(list(RANGES.values())).T
     uniform = torch.rand(BLOCK, len(RANGES), generator=generator)
-    return _Chance(
+    return _Draws(
         labels=order + block * BLOCK,
         values=low + (high - low) * uniform,
         skyline=torch.rand(BLOCK, 2, 12, generator=generator),
@@ -186,15 +181,15 @@ def _block_chance(seed: int, block: int, size: int) -> _Chance:
     )
 
 
-# -- the picture -----------------------------------------------------------------------------------
+# -- the image -----------------------------------------------------------------------------------
 
 
-def _picture(y: Tensor, chance: _Chance, size: int, style: str) -> Tensor:
+def _image(y: Tensor, draws: _Draws, size: int, style: str) -> Tensor:
     """Scene, pole, plate, air, lens and sensor, one after the other: (n, 3, size, size)."""
-    value = {name: chance.values[:, i].view(-1, 1, 1, 1) for i, name in enumerate(RANGES)}
-    coarse = _enlarge(chance.coarse, size)
-    fine = _enlarge(chance.fine, size)
-    scene = _scene(value, chance.skyline, coarse, fine, size)
+    value = {name: draws.values[:, i].view(-1, 1, 1, 1) for i, name in enumerate(RANGES)}
+    coarse = _enlarge(draws.coarse, size)
+    fine = _enlarge(draws.fine, size)
+    scene = _scene(value, draws.skyline, coarse, fine, size)
     scene = _pole(scene, value, size)
 
     plate, coverage = _plate(y, value, size, style)
@@ -205,7 +200,7 @@ def _picture(y: Tensor, chance: _Chance, size: int, style: str) -> Tensor:
     image = haze * value["sky_light"] * (1 - value["clear_air"]) + image * value["clear_air"]
     warm = torch.cat([1 + value["warmth"], 1 + 0 * value["warmth"], 1 - value["warmth"]], 1)
     image = _soften(image * value["exposure"] * warm, value["blur"])
-    return (image + chance.sensor * value["sensor_noise"]).clamp(0, 1)
+    return (image + draws.sensor * value["sensor_noise"]).clamp(0, 1)
 
 
 def _scene(
@@ -257,7 +252,7 @@ def _pole(scene: Tensor, value: dict[str, Tensor], size: int) -> Tensor:
 def _plate(y: Tensor, value: dict[str, Tensor], size: int, style: str) -> tuple[Tensor, Tensor]:
     """Faces seen in perspective: colour times coverage (n, 3, size, size), coverage (n, 1, ...).
 
-    Every pixel of the picture is followed back to its point on the face.
+    Every pixel of the image is followed back to its point on the face.
     """
     u, v = _plane(size, value["scale"])
     u, v = (u - value["shift_x"]) / value["scale"], (v - value["shift_y"]) / value["scale"]
@@ -328,16 +323,16 @@ def _check_whole(name: str, value: int, low: int, high: int) -> None:
 
 def _indices(classes: Sequence[int | str]) -> list[int]:
     """Indices of classes given by index or by name."""
-    names = list(CLASS_NAMES)
-    known: dict[int | str, int] = {i: i for i in range(len(names))}
-    known.update((name, i) for i, name in enumerate(names))
+    known: dict[int | str, int] = {}
+    for i, name in enumerate(CLASS_NAMES):
+        known[i] = known[name] = i
     if isinstance(classes, str) or not classes:
         raise LabelError(f"`classes` must be a list of at least one class; got {classes!r}.")
     unknown = [entry for entry in classes if entry not in known]
     if unknown:
         raise LabelError(
             f"`classes` holds {unknown!r}, which no sign has. "
-            f"Give indices from 0 to {len(names) - 1}, or names: {', '.join(names)}."
+            f"Give indices from 0 to {len(CLASS_NAMES) - 1}, or names: {', '.join(CLASS_NAMES)}."
         )
     return [known[entry] for entry in classes]
 
@@ -346,7 +341,7 @@ def _fixed_labels(labels: Tensor | Sequence[int], n: int) -> Tensor:
     fixed = torch.as_tensor(labels).cpu()
     if fixed.shape != (n,) or fixed.is_floating_point() or fixed.dtype == torch.bool:
         raise LabelError(
-            f"`labels` must hold one whole number for each of the {n} pictures; "
+            f"`labels` must hold one whole number for each of the {n} images; "
             f"got shape {tuple(fixed.shape)} and dtype {fixed.dtype}."
         )
     if n and (int(fixed.min()) < 0 or int(fixed.max()) >= len(CLASS_NAMES)):

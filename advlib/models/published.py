@@ -1,7 +1,7 @@
-"""Networks that papers released, for those who have their files: robust MNIST classifiers.
+"""Networks that papers released: robust MNIST classifiers.
 
-Nothing is downloaded and nothing is shipped. The authors publish the weights; who has put a file
-into ``$ADVLIB_DATA/models`` loads it here by name, and measures what the paper measured.
+Nothing is downloaded and nothing is shipped. The authors publish the weights; `published` loads a
+file of theirs from ``$ADVLIB_DATA/models``, so that the paper's numbers can be measured again.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from advlib.errors import DownloadError, InputError, WeightsError
+from advlib.errors import DownloadError, InputError
+from advlib.models.files import built, fill
 
 
 class Release(NamedTuple):
@@ -23,43 +25,29 @@ class Release(NamedTuple):
 
     build: Callable[[], nn.Module]
     files: tuple[str, ...]
-    """Names under which the file is looked for, in this order."""
+    """Names of the file, in the order in which they are tried."""
     paper: str
     address: str
     """Where the authors publish it."""
 
 
 class SmallCNN(nn.Module):
-    """The MNIST network of TRADES: four convolutions, three full layers; 1 x 28 x 28 in, 10 out.
-
-    References
-    ----------
-    Zhang et al. 2019, "Theoretically Principled Trade-off between Robustness and Accuracy",
-    section 5; the network of Carlini & Wagner 2017.
-    """
+    """The MNIST network of TRADES (Zhang et al. 2019, section 5) and of Carlini & Wagner 2017."""
 
     def __init__(self) -> None:
         super().__init__()
-        channels = (1, 32, 32, 64, 64)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for i, (before, after) in enumerate(zip(channels, channels[1:], strict=False), start=1):
+        for i, (before, after) in enumerate(pairwise((1, 32, 32, 64, 64)), start=1):
             layers[f"conv{i}"] = nn.Conv2d(before, after, 3)
             layers[f"relu{i}"] = nn.ReLU()
             if i % 2 == 0:
                 layers[f"pool{i}"] = nn.MaxPool2d(2)
         self.feature_extractor = nn.Sequential(layers)
-        self.classifier = nn.Sequential(
-            OrderedDict(
-                fc1=nn.Linear(1024, 200),
-                relu1=nn.ReLU(),
-                fc2=nn.Linear(200, 200),
-                relu2=nn.ReLU(),
-                fc3=nn.Linear(200, 10),
-            )
-        )
+        full = OrderedDict(fc1=nn.Linear(1024, 200), relu1=nn.ReLU(), fc2=nn.Linear(200, 200))
+        self.classifier = nn.Sequential(full | OrderedDict(relu2=nn.ReLU(), fc3=nn.Linear(200, 10)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, 10) of pictures (n, 1, 28, 28) with pixels in [0, 1]."""
+        """Logits (n, 10) of images (n, 1, 28, 28) with pixels in [0, 1]."""
         return self.classifier(self.feature_extractor(x).flatten(1))
 
 
@@ -121,12 +109,8 @@ def published(
 
     Raises
     ------
-    InputError
-        Unknown name.
-    DownloadError
-        The file is not at hand; the message says where its authors publish it.
-    WeightsError
-        The file is damaged, or belongs to another network.
+    InputError, DownloadError, WeightsError
+        Unknown name; no file there; a file that is damaged or of another network.
 
     References
     ----------
@@ -134,18 +118,8 @@ def published(
     Rice & Kolter 2020, "Fast is better than free: Revisiting adversarial training".
     """
     path = published_path(name, root)
-    state = _read(path)
-    # Building a network draws its first weights; the caller's random state must not notice.
-    with torch.random.fork_rng(devices=[]):
-        model = RELEASES[name].build()
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise WeightsError(
-            f"{path} does not hold the weights of {name}: {str(error)[:200]} {_mend(name)}"
-        ) from error
-    if not all(value.isfinite().all() for value in model.state_dict().values()):
-        raise WeightsError(f"{path} holds values that are not finite. {_mend(name)}")
+    model = built(RELEASES[name].build)
+    fill(model, path, name, f"fetch the file again from {RELEASES[name].address}.")
     return model.to("cpu" if device is None else device).eval().requires_grad_(False)
 
 
@@ -155,9 +129,9 @@ def published_path(name: str, root: str | os.PathLike | None = None) -> Path:
         raise InputError(
             f"there is no released network {name!r}; one of {sorted(RELEASES)} is expected."
         )
+    release = RELEASES[name]
     cache = Path(os.environ.get("ADVLIB_DATA") or Path.home() / ".cache" / "advlib")
     folder = cache / "models" if root is None else Path(root)
-    release = RELEASES[name]
     for file in release.files:
         if (folder / file).is_file():
             return folder / file
@@ -166,24 +140,3 @@ def published_path(name: str, root: str | os.PathLike | None = None) -> Path:
         f"{release.address}: put their file there as {' or '.join(release.files)}, or name the "
         "folder that holds it with root=... (or ADVLIB_DATA, whose folder models is searched)."
     )
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The named weights in a file of `torch.save`, which is never allowed to run code."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zipfile, pickle and torch each have their own for damaged bytes
-        raise WeightsError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {str(error)[:120]}). "
-            "It is damaged or cut short; fetch it again from its authors."
-        ) from error
-    if not isinstance(state, dict):
-        raise WeightsError(
-            f"{path} holds a {type(state).__name__} instead of named weights; fetch the authors' "
-            "file again."
-        )
-    return state
-
-
-def _mend(name: str) -> str:
-    return f"Fetch the file again from {RELEASES[name].address}."

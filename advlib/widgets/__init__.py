@@ -1,4 +1,4 @@
-"""What the reader touches: explorers, locked guesses and quizzes.
+"""Explorers, locked guesses and quizzes.
 
 They look and work the same in JupyterLab, VS Code and Colab, and in the static page without a
 kernel. Nothing that computes imports this package.
@@ -7,7 +7,7 @@ kernel. Nothing that computes imports this package.
 from advlib.widgets.controls import Control, choice, per_255, slider
 from advlib.widgets.errors import ControlError, QuestionError, SceneError, StoredSizeError
 from advlib.widgets.explorer import MAX_STORED_BYTES, Explorer, explorer
-from advlib.widgets.predict import Number, Predict, Reveal, number, predict
+from advlib.widgets.guess import Guess, Number, Reveal, guess, number
 from advlib.widgets.quiz import Quiz, multiple, numeric, quiz, right, single, wrong
 
 __all__ = [
@@ -15,8 +15,8 @@ __all__ = [
     "Control",
     "ControlError",
     "Explorer",
+    "Guess",
     "Number",
-    "Predict",
     "QuestionError",
     "Quiz",
     "Reveal",
@@ -24,11 +24,11 @@ __all__ = [
     "StoredSizeError",
     "choice",
     "explorer",
+    "guess",
     "multiple",
     "number",
     "numeric",
     "per_255",
-    "predict",
     "quiz",
     "right",
     "single",

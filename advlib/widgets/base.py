@@ -1,4 +1,4 @@
-"""The one base under the explorers, guesses and quizzes.
+"""The base class of the explorers, guesses and quizzes.
 
 A widget is a `kind` and a dict of `data`, both saved with the notebook; `widgets.js` draws it. The
 same file draws it in JupyterLab, VS Code and Colab (through anywidget) and in the static page.
@@ -7,6 +7,7 @@ same file draws it in JupyterLab, VS Code and Colab (through anywidget) and in t
 from __future__ import annotations
 
 import hashlib
+from abc import ABCMeta, abstractmethod
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,68 +15,65 @@ from typing import Any
 import anywidget
 import traitlets
 
-_HERE = Path(__file__).parent
-
 
 @cache
 def source(name: str) -> str:
     """Return the text of one of this package's browser files, such as ``"widgets.js"``."""
-    return (_HERE / name).read_text(encoding="utf-8")
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def module() -> str:
-    """Return the one ES module that draws every widget, in every home."""
+    """Return the one ES module that draws every widget everywhere."""
     return source("progress.js") + source("widgets.js")
 
 
 def short_key(*parts: str) -> str:
-    """Return a short name for a text, the same on every run, under which progress is kept."""
+    """Return a short hash of a text; the reader's progress is stored under it."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
 
 
-class PageWidget(anywidget.AnyWidget):
-    """A widget whose state is plain data, with a text and perhaps a picture for other places.
+class _AbstractWidget(type(anywidget.AnyWidget), ABCMeta):  # type: ignore[misc]
+    """Lets a widget have abstract methods: a subclass without them cannot be made."""
+
+
+class PageWidget(anywidget.AnyWidget, metaclass=_AbstractWidget):
+    """A widget whose state is plain data, with a text and perhaps an image where no script runs.
 
     Attributes
     ----------
     kind : str
-        Which drawing of `widgets.js` is meant.
+        Which function of `widgets.js` draws it.
     data : dict
-        All that the drawing needs, ready for JSON.
+        All that this function needs, ready for JSON.
     guess : int, float or None
-        The reader's locked guess (an option's number, or a value); used by `predict` only.
+        The reader's locked guess (an option's number, or a value); used by `guess` only.
     """
 
     _esm = module()
     _css = source("widgets.css")
-    # ipywidgets 7 shows a widget through this method and would leave out the text and the picture.
+    # ipywidgets 7 shows a widget through this method, without the text and the image.
     _ipython_display_ = None
 
     kind = traitlets.Unicode().tag(sync=True)
     data = traitlets.Dict().tag(sync=True)
     guess = traitlets.Any(None, allow_none=True).tag(sync=True)
 
+    @abstractmethod
     def as_text(self) -> str:
-        """Return what stands for the widget where no script runs."""
-        raise AssertionError("every kind of widget says what stands for it")  # pragma: no cover
+        """Return the text that replaces the widget where no script runs."""
 
     def as_png(self) -> bytes | None:
-        """Return a still picture of the widget, or None where text says it all."""
+        """Return a still image of the widget, or None where the text is enough."""
         return None
 
     def __repr__(self) -> str:
         return self.as_text()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        data, metadata = _pair(super()._repr_mimebundle_(**kwargs))
-        data["text/plain"] = self.as_text()
+        bundle: Any = super()._repr_mimebundle_(**kwargs)  # a pair or, in old versions, a dict
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
+        data = {**data, "text/plain": self.as_text()}
         if png := self.as_png():
             data["image/png"] = png
             metadata = {**metadata, "image/png": {"alt": self.data.get("alt", "")}}
-        return data, metadata
-
-
-def _pair(bundle: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return data and metadata, whichever way this version of anywidget reports them."""
-    data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
-    return dict(data), dict(metadata)
+        return data, dict(metadata)

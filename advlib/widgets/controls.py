@@ -1,7 +1,7 @@
 """Sliders and choices: what the reader may change, as plain data.
 
-The browser only ever sees positions (0, 1, 2, ...) and their labels; the values themselves stay in
-Python, so `compute` gets exactly the objects that the lesson put in.
+The browser sees positions (0, 1, 2, ...) and their labels only. The values stay in Python, so
+`compute` gets exactly the objects that the lesson put in.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def slider(
         How a value is written: a format string such as ``"{:.2f}"``, or a function such as
         `per_255`.
     stored : iterable, optional
-        The positions stored for readers without a kernel; by default all of them. With a kernel the
-        slider keeps every position and the others are computed when asked for.
+        The values stored for readers without a kernel; by default all of them. With a kernel the
+        slider offers every value and computes the others on demand.
     initial : optional
         The value at the start; by default the first stored one.
 
@@ -62,7 +62,7 @@ def slider(
     Raises
     ------
     ControlError
-        If there are no values, if values repeat, or if `stored` or `initial` is not among them.
+        There are no values, values repeat, or `stored` or `initial` is not among them.
     """
     write = format.format if isinstance(format, str) else format
     values = tuple(values)
@@ -82,32 +82,21 @@ def choice(
 
     Parameters
     ----------
-    name : str
-        The keyword under which `compute` receives the option.
     options : iterable or mapping
         The options; a mapping gives a label to each value: ``{"uniform noise": make_noise}``.
-    label, stored, initial
-        As for `slider`.
-
-    Returns
-    -------
-    Control
-
-    Raises
-    ------
-    ControlError
-        As for `slider`.
+    name, label, stored, initial
+        As for `slider`, with the same result and errors.
     """
     if isinstance(options, Mapping):
         labels, values = tuple(options), tuple(options.values())
     else:
         values = tuple(options)
-        labels = tuple(str(value) for value in values)
+        labels = tuple(map(str, values))
     return _control(name, label, "choice", values, labels, stored, initial)
 
 
 def per_255(eps: float) -> str:
-    """Write a size in [0, 1] the way papers do: ``8/255``."""
+    """Write a size in [0, 1] as papers do: ``8/255``."""
     return f"{eps * 255:.3g}/255"
 
 
@@ -116,29 +105,10 @@ def grid(controls: Sequence[Control]) -> Iterator[tuple[int, ...]]:
     return product(*(control.stored for control in controls))
 
 
-def initial_position(controls: Sequence[Control]) -> tuple[int, ...]:
-    """Return the indices that the controls start at."""
-    return tuple(control.initial for control in controls)
-
-
 def values_at(controls: Sequence[Control], at: Mapping[str, int]) -> dict[str, Any]:
-    """Turn positions that a browser asks for into the keyword arguments of `compute`.
+    """Return the keyword arguments of `compute` for the positions that a browser asks for.
 
-    Parameters
-    ----------
-    controls : sequence of Control
-    at : mapping
-        One index for each control's name.
-
-    Returns
-    -------
-    dict
-        One value for each control's name.
-
-    Raises
-    ------
-    ControlError
-        If a name is unknown or missing, or an index is not a position of that control.
+    `at` holds one index for each control's name; `ControlError` says where it does not.
     """
     names = [control.name for control in controls]
     unknown, missing = sorted(set(at) - set(names)), sorted(set(names) - set(at))
@@ -188,7 +158,7 @@ def _control(
     if not values:
         raise ControlError(f"{name!r} needs at least one value")
     if len(set(labels)) < len(labels):
-        raise ControlError(f"two values of {name!r} read the same: {list(labels)}; change format")
+        raise ControlError(f"values of {name!r} have the same label: {list(labels)}; change format")
     indices = list(range(len(values)))
     if stored is not None:
         indices = sorted({_index(name, values, value) for value in stored})

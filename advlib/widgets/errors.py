@@ -1,10 +1,10 @@
-"""What can be wrong with a widget's description; each message says how to mend it."""
+"""Errors in the description of a widget; each message says what is expected."""
 
 from advlib.errors import AdvlibError, InputError
 
 
 class ControlError(InputError):
-    """A slider or choice is described wrongly, or a value that it does not have was asked for."""
+    """A slider or choice cannot be used as described, or has no such value."""
 
 
 class SceneError(InputError):
@@ -16,4 +16,4 @@ class QuestionError(InputError):
 
 
 class StoredSizeError(AdvlibError):
-    """The states stored for readers without a kernel take more room than a page should."""
+    """The states stored for readers without a kernel are too large for a page."""

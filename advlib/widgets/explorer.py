@@ -1,4 +1,4 @@
-"""An explorer: the reader turns a knob and sees what `compute` says about it."""
+"""An explorer: the reader moves a control and sees what `compute` returns for its value."""
 
 from __future__ import annotations
 
@@ -7,14 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from advlib.widgets.base import PageWidget, short_key
-from advlib.widgets.controls import (
-    Control,
-    check_controls,
-    control_data,
-    grid,
-    initial_position,
-    values_at,
-)
+from advlib.widgets.controls import Control, check_controls, control_data, grid, values_at
 from advlib.widgets.errors import SceneError, StoredSizeError
 from advlib.widgets.scene import ImageTable, encode_scene
 from advlib.widgets.still import draw_scene
@@ -32,8 +25,6 @@ class Explorer(PageWidget):
     ----------
     error : Exception or None
         The last exception of `compute` that a reader's move caused; the widget shows it too.
-    stored_bytes : int
-        What the stored states take, in bytes of JSON.
     """
 
     def __init__(self, compute: Compute, controls: Sequence[Control], data: dict[str, Any]) -> None:
@@ -55,7 +46,7 @@ class Explorer(PageWidget):
         return "\n".join(part for part in parts if part)
 
     def as_png(self) -> bytes:
-        """Return a still picture of the initial state."""
+        """Return a still image of the initial state."""
         if self._png is None:
             self._png = draw_scene(self.data["title"], self._initial(), self.data["images"])
         return self._png
@@ -78,7 +69,7 @@ def explorer(
     precompute: bool = True,
     max_bytes: int = MAX_STORED_BYTES,
 ) -> Explorer:
-    """Show the result of a function under the reader's hand, with a kernel or without one.
+    """Show the result of a function for the values that the reader sets, with or without a kernel.
 
     Parameters
     ----------
@@ -86,7 +77,7 @@ def explorer(
         A plain function ``compute(**values) -> dict``, called with one value per control. The dict
         has any of these keys:
 
-        - ``images``: list of dicts with ``array`` (one picture, see `pixels`), ``title``, ``alt``
+        - ``images``: list of dicts with ``array`` (one image, see `pixels`), ``title``, ``alt``
           (for readers who cannot see it), and perhaps ``caption`` and ``encoding`` (``"png"``, or
           ``"webp"``: lossy, for photographs).
         - ``bars``: list of dicts with ``label``, ``value`` in [0, 1], and perhaps ``role``
@@ -94,8 +85,8 @@ def explorer(
           value in per cent). Or a list of groups: ``{"title": ..., "bars": [...]}``.
         - ``lines``: a chart (or a list of them): ``series`` (list of dicts with ``label``, ``x``,
           ``y`` and perhaps ``role``), ``xlabel``, ``ylabel`` (with units), ``alt``, and perhaps
-          ``title``, ``at`` (x where the reader stands) and ``ylim``.
-        - ``text``: one sentence that says the result; screen readers announce it.
+          ``title``, ``at`` (the reader's place on the x axis) and ``ylim``.
+        - ``text``: one sentence with the result; screen readers announce it.
     controls : sequence of Control
         What the reader may change: `slider` and `choice`.
     title : str
@@ -111,25 +102,19 @@ def explorer(
     Returns
     -------
     Explorer
-        End the cell with it to show it. ``.error`` holds the last exception of `compute` that a
-        reader's move caused; ``.stored_bytes`` the size of what is stored.
+        Shown where it ends a cell. ``.error`` is the last exception of `compute` that a reader's
+        move caused, ``.stored_bytes`` the size of what is stored.
 
     Raises
     ------
-    ControlError
-        If the controls are not usable.
-    SceneError
-        If `compute` returns something that cannot be shown.
-    StoredSizeError
-        If the stored states take more than `max_bytes`.
-    Exception
-        Whatever `compute` itself raises while the states are computed, with a note that names the
-        values.
+    ControlError, SceneError, StoredSizeError
+        Unusable controls; a scene that cannot be shown; states that exceed `max_bytes`. What
+        `compute` raises comes with a note that names the values.
     """
     check_controls(controls)
     if not (title.strip() and alt.strip()):
         raise SceneError("an explorer needs a title and an alt text that says what it shows")
-    start = initial_position(controls)
+    start = tuple(control.initial for control in controls)
     positions = list(grid(controls)) if precompute else [start]
     data = {
         "key": short_key(title, *(control.name for control in controls)),
@@ -137,7 +122,7 @@ def explorer(
         "alt": alt,
         "controls": [control_data(control) for control in controls],
         "initial": list(start),
-        **compute_states(compute, controls, positions, max_bytes=max_bytes),
+        **_compute_states(compute, controls, positions, max_bytes),
     }
     return Explorer(compute, controls, data)
 
@@ -152,24 +137,33 @@ def json_size(value: Any) -> int:
     return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
 
 
-def compute_states(
-    compute: Compute,
-    controls: Sequence[Control],
-    positions: Sequence[tuple[int, ...]],
-    *,
-    max_bytes: int = MAX_STORED_BYTES,
-) -> dict[str, Any]:
-    """Compute the states at `positions`; a picture that occurs in several is kept once.
+def answer(
+    compute: Compute, controls: Sequence[Control], at: Mapping[str, int]
+) -> tuple[dict[str, Any], Exception | None]:
+    """Answer one request of a browser for the state at the positions `at`.
 
     Returns
     -------
-    dict
-        ``{"states": {key: scene}, "images": [data URL, ...]}``
+    reply : dict
+        ``{"scene": ...}``, or ``{"error": "ValueError: ..."}`` for the reader.
+    error : Exception or None
+        What went wrong, for the explorer to keep.
+    """
+    try:
+        return {"scene": encode_scene(compute(**values_at(controls, at)), str)}, None
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}, error
 
-    Raises
-    ------
-    StoredSizeError
-        As soon as the states so far take more than `max_bytes`.
+
+def _compute_states(
+    compute: Compute,
+    controls: Sequence[Control],
+    positions: Sequence[tuple[int, ...]],
+    max_bytes: int,
+) -> dict[str, Any]:
+    """Return ``{"states": {key: scene}, "images": [data URL, ...]}``, each image once.
+
+    Raises `StoredSizeError` as soon as the states so far take more than `max_bytes`.
     """
     table, states, size = ImageTable(), {}, 0
     for done, position in enumerate(positions, start=1):
@@ -184,40 +178,11 @@ def compute_states(
         states[state_key(position)] = state
         size += json_size(state) + sum(map(len, table.urls[known:]))
         if size > max_bytes:
-            raise StoredSizeError(_too_large(done, len(positions), size, max_bytes, table.urls))
+            raise StoredSizeError(
+                f"{done} of {len(positions)} states already take {size / 1e6:.2f} MB, and the "
+                f"limit is {max_bytes / 1e6:.2f} MB; {len(table.urls)} different images are "
+                f"{sum(map(len, table.urls)) / 1e6:.2f} MB of it. Store fewer values "
+                "(slider(..., stored=[...])), show smaller images, use the encoding "
+                '"webp" for photographs, or pass precompute=False.'
+            )
     return {"states": states, "images": table.urls}
-
-
-def answer(
-    compute: Compute, controls: Sequence[Control], at: Mapping[str, int]
-) -> tuple[dict[str, Any], Exception | None]:
-    """Answer one request of a browser.
-
-    Parameters
-    ----------
-    compute : callable
-    controls : sequence of Control
-    at : mapping
-        One index for each control's name.
-
-    Returns
-    -------
-    reply : dict
-        ``{"scene": ...}``, or ``{"error": "ValueError: ..."}`` if anything went wrong.
-    error : Exception or None
-        What went wrong; never swallowed: the reader sees it and the explorer keeps it.
-    """
-    try:
-        return {"scene": encode_scene(compute(**values_at(controls, at)), str)}, None
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}, error
-
-
-def _too_large(done: int, total: int, size: int, max_bytes: int, urls: Sequence[str]) -> str:
-    pictures = sum(map(len, urls))
-    return (
-        f"{done} of {total} states already take {size / 1e6:.2f} MB and the limit is "
-        f"{max_bytes / 1e6:.2f} MB; {len(urls)} different pictures are {pictures / 1e6:.2f} MB of "
-        "it. Store fewer values (slider(..., stored=[...])), show smaller pictures, use "
-        'the encoding "webp" for photographs, or pass precompute=False.'
-    )

@@ -1,8 +1,8 @@
-// How far the reader is: a line at the end of each lesson, a list of all lessons on one page. Both
-// only exist in the book, so this part is joined behind widgets.js there and nowhere else.
+// The reader's progress: a line at the end of each lesson, and a list of all lessons on one page. Both
+// exist in the book only, so this part is joined behind widgets.js there and nowhere else.
 
-// How many of a lesson's questions are answered. `questions` says what each key is kept for: 0 for a
-// guess, a number; else a quiz of so many questions, each answered by a number or a list of options.
+// How many of a lesson's questions are answered. `questions` gives for each key the number of questions
+// in its quiz, each answered by a number or a list of options; 0 is a guess, answered by a number.
 function answered({ href, questions }) {
   const page = progress.page(new URL(href, location));
   const isAnswer = (one) => Number.isFinite(one) || (Array.isArray(one) && one.length > 0);
@@ -17,16 +17,16 @@ const sum = (numbers) => numbers.reduce((total, one) => total + one, 0);
 
 const asked = ({ questions }) => sum(Object.values(questions).map((count) => count || 1));
 
-// A button that asks once more before it forgets.
+// A button that asks for confirmation before it forgets.
 function forgetter({ text, sure, forget }) {
-  const said = h("span", { role: "status", tabindex: -1 });
+  const status = h("span", { role: "status", tabindex: -1 });
   const link = (name, onclick) => button(name, onclick, { class: "advlib-link" });
   const first = link(text, () => show(true));
   const yes = link("Forget", () => {
     show(false);
     forget();
-    said.textContent = "Forgotten.";
-    said.focus();
+    status.textContent = "Forgotten.";
+    status.focus();
   });
   const choice = h("span", { role: "group", "aria-label": sure, hidden: true }, `${sure} `, yes,
     link("Keep", () => show(false)));
@@ -36,17 +36,17 @@ function forgetter({ text, sure, forget }) {
     (asking ? yes : first).focus();
   }
   return {
-    el: h("span", { class: "advlib-forget" }, first, choice, said),
-    // There is something to forget, or nothing.
-    offer(is) {
-      first.hidden = !is || !choice.hidden;
-      if (is) said.textContent = "";
+    el: h("span", { class: "advlib-forget" }, first, choice, status),
+    // Shows the button if there is something to forget.
+    offer(something) {
+      first.hidden = !something || !choice.hidden;
+      if (something) status.textContent = "";
     },
   };
 }
 
-const WHERE = "Guesses, answers and scores stay in this browser.";
-const NOWHERE = "This browser keeps nothing for this page, so answers last until you leave it.";
+const STORED = "Guesses, answers and scores stay in this browser.";
+const NOT_STORED = "This browser keeps nothing for this page, so answers last until you leave it.";
 
 // The line below a lesson.
 function lessonLine(lesson, home) {
@@ -56,7 +56,7 @@ function lessonLine(lesson, home) {
     sure: "Forget all guesses and answers of this lesson?",
     forget: () => progress.forget(`${progress.page()}:`),
   });
-  const where = progress.lasts() ? WHERE : NOWHERE;
+  const where = progress.lasts() ? STORED : NOT_STORED;
   return {
     el: h("p", {}, h("span", {}, state, " ", where), h("a", { href: home }, "Your progress"), forget.el),
     update() {
@@ -69,7 +69,7 @@ function lessonLine(lesson, home) {
   };
 }
 
-// The list of all lessons, folded, with the button that forgets everything.
+// The folded list of all lessons, with a button that forgets everything.
 function bookList(lessons, root) {
   const rows = lessons.map((lesson) => {
     const fill = h("span", { class: "advlib-fill advlib-clean" });
@@ -90,7 +90,7 @@ function bookList(lessons, root) {
     el: h("div", { role: "group", "aria-labelledby": title },
       h("p", { class: "advlib-kicker", id: title }, "Your progress"),
       h("details", {}, state, h("ul", {}, rows.map((row) => row.el)),
-        h("p", {}, h("span", {}, progress.lasts() ? WHERE : NOWHERE), forget.el))),
+        h("p", {}, h("span", {}, progress.lasts() ? STORED : NOT_STORED), forget.el))),
     update() {
       const done = lessons.map(answered);
       const all = lessons.map(asked);

@@ -1,21 +1,21 @@
 // The reader's progress: locked guesses, quiz answers, scores. It stays in this browser.
 //
 // This part is joined in front of widgets.js and of the Live Lab, so it neither imports nor exports.
-// Storage may be full, forbidden, absent (private windows, sandboxed frames) or hold anything: what
-// it does not take lasts as long as the page, and whoever reads progress checks what is there.
+// Storage may be full, forbidden, absent (private windows, sandboxed frames) or hold anything. What
+// it refuses is kept as long as the page; code that reads progress must check what it gets.
 
 const progress = {
-  // On window, because in a notebook each widget brings this code along. Only what storage refused.
+  // What storage refused. On window, because in a notebook each widget loads this code itself.
   memory: (window.advlibProgress ??= new Map()),
 
-  // "/book/", "/book/index" and "/book/index.html" are one page, however a server calls it.
+  // "/book/", "/book/index" and "/book/index.html" are one page under the names of different servers.
   page: (address = location) => address.pathname.replace(/\.html$/, "").replace(/\/index$/, "/"),
 
   name(key, page = this.page()) {
     return `advlib:${page}:${key}`;
   },
 
-  // What is kept for a question of this page or another; null means: nothing.
+  // The stored value of a key, of this page or another; null: nothing is stored.
   get(key, page) {
     const name = this.name(key, page);
     if (this.memory.has(name)) return this.memory.get(name);
@@ -38,7 +38,7 @@ const progress = {
     this.tell({ key, value });
   },
 
-  // All that is kept whose page and key begin with `start`: a page's address and ":", or a folder's.
+  // All stored names that begin with `start`: a page's address and ":", or a folder's address.
   names(start) {
     let stored = [];
     try {
@@ -79,14 +79,14 @@ const progress = {
   },
 
   // Calls back when anything may have changed: here, in another tab, or while the reader was on
-  // another page and came back. Returns how to stop.
+  // another page and came back. Returns a function that stops it.
   watchAll(callback) {
     const places = [[document, "advlib:progress"], [window, "storage"], [window, "pageshow"]];
     places.forEach(([place, event]) => place.addEventListener(event, callback));
     return () => places.forEach(([place, event]) => place.removeEventListener(event, callback));
   },
 
-  // Calls back with the new value of `key`; returns how to stop.
+  // Calls back with the new value of `key`; returns a function that stops it.
   watch(key, callback) {
     const read = () => JSON.stringify(this.get(key));
     let last = read();

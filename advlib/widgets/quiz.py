@@ -1,8 +1,9 @@
-"""A quiz that marks itself, and says what the mistake was."""
+"""A quiz that marks itself and explains each mistake."""
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ class Quiz(PageWidget):
 
 
 def right(text: str, why: str = "") -> dict[str, Any]:
-    """Describe a right option; `why` is shown when it was chosen."""
+    """Describe a right option; `why` is shown with it once it is chosen."""
     return {"text": text, "right": True, "why": why}
 
 
@@ -43,7 +44,7 @@ def single(prompt: str, options: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     prompt : str
         The question.
     options : sequence
-        Made by `right` and `wrong`.
+        Two or more, made by `right` and `wrong`. They are shown shuffled, always in the same order.
 
     Returns
     -------
@@ -53,16 +54,13 @@ def single(prompt: str, options: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Raises
     ------
     QuestionError
-        Unless exactly one option is right and there are at least two.
+        There is one option only, two options are the same, or not exactly one is right.
     """
     return _choices("single", prompt, options)
 
 
 def multiple(prompt: str, options: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Describe a question where all right options, and no others, are to be ticked.
-
-    Parameters and errors are those of `single`, but one or more options may be right.
-    """
+    """Describe a question where all right options must be ticked: as `single`, but one or more."""
     return _choices("multiple", prompt, options)
 
 
@@ -103,7 +101,7 @@ def numeric(
     Raises
     ------
     QuestionError
-        If a number is not finite, the tolerance is negative, or a mistake would count as right.
+        A number is not finite, the tolerance is negative, or a mistake would count as right.
     """
     mistakes = dict(mistakes or {})
     if not all(map(math.isfinite, (answer, tolerance, *mistakes))) or tolerance < 0:
@@ -136,17 +134,19 @@ def quiz(questions: Sequence[dict[str, Any]], *, title: str = "Check yourself") 
     Returns
     -------
     Quiz
-        End the cell with it to show it.
+        Shown where it ends a cell.
 
     Raises
     ------
     QuestionError
-        If there is no question, or one was not made by those functions.
+        There is no question, or one was not made by those functions.
     """
     questions = list(questions)
     if not questions or not all(isinstance(item, dict) and "kind" in item for item in questions):
         raise QuestionError("a quiz is a list of single(...), multiple(...) and numeric(...)")
-    key = short_key(title, *(item["prompt"] for item in questions))
+    options = [option["text"] for item in questions for option in item.get("options", [])]
+    # With the options: an answer is stored by its place among them.
+    key = short_key(title, *(item["prompt"] for item in questions), *options)
     return Quiz(kind="quiz", data={"key": key, "title": title, "questions": questions})
 
 
@@ -157,5 +157,7 @@ def _choices(kind: str, prompt: str, options: Sequence[Mapping[str, Any]]) -> di
         wanted = "exactly one right option" if kind == "single" else "one or more right options"
         raise QuestionError(f"{prompt!r} needs two or more options and {wanted}, got {count}")
     if len({option["text"] for option in options}) < len(options):
-        raise QuestionError(f"two options of {prompt!r} read the same")
+        raise QuestionError(f"two options of {prompt!r} are the same")
+    # The texts are the seed, so that authors need not think of the order and it never changes.
+    options.sort(key=lambda option: zlib.crc32(f"{prompt}\n{option['text']}".encode()))
     return {"kind": kind, "prompt": prompt, "options": options}

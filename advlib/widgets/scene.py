@@ -1,16 +1,16 @@
-"""What `compute` returns, checked and made ready for the browser: pictures become data URLs."""
+"""What `compute` returns, checked and made ready for the browser: images become data URLs."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from advlib.palette import ROLES
+from advlib.plots.palette import ROLES
 from advlib.widgets.errors import SceneError
 
 _ENCODINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -19,9 +19,17 @@ _ENCODINGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 _SCENE_KEYS = {"images", "bars", "lines", "text"}
 
+_KEYS = {  # of each part: those that it needs, and those that it may have
+    "an image": (["array", "title", "alt"], ["caption", "encoding"]),
+    "a group of bars": (["bars"], ["title"]),
+    "a bar": (["label", "value"], ["role", "text"]),
+    "a line chart": (["series", "xlabel", "ylabel", "alt"], ["title", "at", "ylim"]),
+    "a series": (["label", "x", "y"], ["role"]),
+}
+
 
 class ImageTable:
-    """Pictures by number; a picture that is added twice is kept once."""
+    """Images by number; an image that is added twice is kept once."""
 
     def __init__(self) -> None:
         self.urls: list[str] = []
@@ -36,7 +44,7 @@ class ImageTable:
 
 
 def pixels(array: Any) -> np.ndarray:
-    """Turn one picture into bytes as a PNG wants them.
+    """Turn one image into the bytes of a PNG.
 
     Parameters
     ----------
@@ -50,32 +58,32 @@ def pixels(array: Any) -> np.ndarray:
     Raises
     ------
     SceneError
-        If the shape or the range is another; the message says how to mend it.
+        Another shape, type or range.
     """
-    if hasattr(array, "detach"):  # a torch tensor, told without importing torch
+    if hasattr(array, "detach"):  # a torch tensor, recognised without importing torch
         array = array.detach().cpu().numpy()
     array = np.asarray(array)
     if array.ndim == 4:
-        raise SceneError(f"one picture at a time, got a batch of shape {array.shape}; pass x[0]")
+        raise SceneError(f"one image at a time, got a batch of shape {array.shape}; pass x[0]")
     if array.ndim == 3 and array.shape[0] in (1, 3):
         array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 3) or not array.size:
-        raise SceneError(f"a picture is (c, h, w) or (h, w, c) with 1 or 3 channels: {array.shape}")
+        raise SceneError(f"an image is (c, h, w) or (h, w, c) with 1 or 3 channels: {array.shape}")
     if not np.issubdtype(array.dtype, np.floating):
-        raise SceneError(f"a picture is floating point in [0, 1], not {array.dtype}")
+        raise SceneError(f"an image is floating point in [0, 1], not {array.dtype}")
     low, high = float(array.min()), float(array.max())
     if not (low >= -1e-5 and high <= 1 + 1e-5):
         raise SceneError(
-            f"a picture is in [0, 1], this one reaches from {low:.3g} to {high:.3g}; "
+            f"an image is in [0, 1], this one reaches from {low:.3g} to {high:.3g}; "
             "show a perturbation as 0.5 + scale * delta, clipped"
         )
     return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
 
 
 def data_url(array: Any, encoding: str = "png") -> str:
-    """Encode one picture as a data URL.
+    """Encode one image as a data URL.
 
     Parameters
     ----------
@@ -85,14 +93,10 @@ def data_url(array: Any, encoding: str = "png") -> str:
         ``"png"`` keeps every pixel. ``"webp"`` is lossy (quality 90) and about five times smaller:
         for photographs that are only looked at.
 
-    Returns
-    -------
-    str
-
     Raises
     ------
     SceneError
-        If the picture or the encoding cannot be used.
+        The image or the encoding cannot be used.
     """
     from PIL import Image
 
@@ -112,69 +116,61 @@ def encode_scene(scene: Mapping[str, Any], add: Callable[[str], Any]) -> dict[st
     scene : mapping
         With any of the keys ``images``, ``bars``, ``lines`` and ``text``; see `explorer`.
     add : callable
-        Takes a data URL and returns what stands for it: `ImageTable.add`, or `str` to keep it.
-
-    Returns
-    -------
-    dict
+        Takes a data URL and returns what the scene holds for it: `ImageTable.add`, or `str` to
+        keep the URL.
 
     Raises
     ------
     SceneError
-        If a part is unknown, incomplete or out of range.
+        A part is unknown, incomplete or out of range.
     """
     if not isinstance(scene, Mapping):
         raise SceneError(f"compute returns a dict, not {type(scene).__name__}")
     if unknown := sorted(set(scene) - _SCENE_KEYS):
         raise SceneError(f"a scene has {sorted(_SCENE_KEYS)}, not {unknown}")
-    lines = scene.get("lines", [])
+    bars, lines = scene.get("bars", []), scene.get("lines", [])
+    groups = [{"bars": bars}] if bars and "bars" not in bars[0] else bars
     return {
         "images": [_image(item, add) for item in scene.get("images", [])],
-        "bars": [_bar_group(group) for group in _bar_groups(scene.get("bars", []))],
+        "bars": [_bar_group(group) for group in groups],
         "lines": [_chart(chart) for chart in ([lines] if isinstance(lines, Mapping) else lines)],
         "text": str(scene.get("text", "")),
     }
 
 
 def _image(item: Mapping[str, Any], add: Callable[[str], Any]) -> dict[str, Any]:
-    _need(item, "an image", required=("array", "title", "alt"), optional=("caption", "encoding"))
+    _check(item, "an image")
     height, width = pixels(item["array"]).shape[:2]
     return {
         "src": add(data_url(item["array"], item.get("encoding", "png"))),
         "title": str(item["title"]),
-        "alt": _alt(item, "an image"),
+        "alt": str(item["alt"]),
         "caption": str(item.get("caption", "")),
         "width": width,
         "height": height,
     }
 
 
-def _bar_groups(bars: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    if bars and "bars" not in bars[0]:
-        return [{"bars": bars}]
-    return bars
-
-
 def _bar_group(group: Mapping[str, Any]) -> dict[str, Any]:
-    _need(group, "a group of bars", required=("bars",), optional=("title",))
+    _check(group, "a group of bars")
     return {"title": str(group.get("title", "")), "bars": [_bar(bar) for bar in group["bars"]]}
 
 
 def _bar(bar: Mapping[str, Any]) -> dict[str, Any]:
-    _need(bar, "a bar", required=("label", "value"), optional=("role", "text"))
+    _check(bar, "a bar")
     value = float(bar["value"])
     if not 0 <= value <= 1 + 1e-6:
         raise SceneError(f"a bar's value is in [0, 1]; {bar['label']!r} has {value:.4g}")
     return {
         "label": str(bar["label"]),
         "value": round(min(value, 1.0), 4),
-        "role": _role(bar),
+        "role": bar.get("role") or "neutral",
         "text": str(bar.get("text", percent(value))),
     }
 
 
 def percent(value: float) -> str:
-    """Write a share of one in per cent, never rounding up to a certainty that was not measured."""
+    """Write a share of 1 in per cent, never rounded to certainty: 0.999 is "> 99 %"."""
     rounded = f"{100 * value:.0f}"
     if rounded == "100" and value < 1:
         return "> 99 %"
@@ -184,19 +180,14 @@ def percent(value: float) -> str:
 
 
 def _chart(chart: Mapping[str, Any]) -> dict[str, Any]:
-    _need(
-        chart,
-        "a line chart",
-        required=("series", "xlabel", "ylabel", "alt"),
-        optional=("title", "at", "ylim"),
-    )
+    _check(chart, "a line chart")
     series = [_series(item) for item in chart["series"]]
     if not series:
         raise SceneError("a line chart needs at least one series")
     at, ylim = chart.get("at"), chart.get("ylim")
     return {
         "title": str(chart.get("title", "")),
-        "alt": _alt(chart, "a line chart"),
+        "alt": str(chart["alt"]),
         "xlabel": str(chart["xlabel"]),
         "ylabel": str(chart["ylabel"]),
         "series": series,
@@ -206,37 +197,28 @@ def _chart(chart: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _series(item: Mapping[str, Any]) -> dict[str, Any]:
-    _need(item, "a series", required=("label", "x", "y"), optional=("role",))
+    _check(item, "a series")
     x, y = ([float(f"{float(value):.5g}") for value in item[axis]] for axis in "xy")
     if len(x) != len(y) or not x:
         raise SceneError(f"series {item['label']!r} has {len(x)} x and {len(y)} y values")
     if not all(map(math.isfinite, x + y)):
         raise SceneError(f"series {item['label']!r} holds a value that is not finite")
-    return {"label": str(item["label"]), "role": _role(item), "x": x, "y": y}
+    return {"label": str(item["label"]), "role": item.get("role") or "neutral", "x": x, "y": y}
 
 
-def _alt(item: Mapping[str, Any], what: str) -> str:
-    if not str(item["alt"]).strip():
-        raise SceneError(f"{what} needs an alt text: what it shows, for readers who cannot see it")
-    return str(item["alt"])
-
-
-def _role(item: Mapping[str, Any]) -> str:
-    role = item.get("role")
-    if role is not None and role not in ROLES:
-        raise SceneError(f"a role is one of {list(ROLES)} or None, not {role!r}")
-    return role or "neutral"
-
-
-def _need(
-    item: Mapping[str, Any], what: str, required: tuple[str, ...], optional: tuple[str, ...]
-) -> None:
+def _check(item: Mapping[str, Any], what: str) -> None:
+    """Raise `SceneError` unless `item` has the keys of `what`, an alt text and a known role."""
+    required, optional = _KEYS[what]
     if not isinstance(item, Mapping):
-        raise SceneError(f"{what} is a dict with {list(required)}, not {type(item).__name__}")
+        raise SceneError(f"{what} is a dict with {required}, not {type(item).__name__}")
     missing = [key for key in required if key not in item]
     unknown = sorted(set(item) - set(required) - set(optional))
     if missing or unknown:
         raise SceneError(
-            f"{what} has the keys {list(required)} and perhaps {list(optional)}; "
+            f"{what} has the keys {required} and perhaps {optional}; "
             f"missing: {missing}, unknown: {unknown}"
         )
+    if not str(item.get("alt", "-")).strip():
+        raise SceneError(f"{what} needs an alt text: what it shows, for readers who cannot see it")
+    if (role := item.get("role")) is not None and role not in ROLES:
+        raise SceneError(f"a role is one of {list(ROLES)} or None, not {role!r}")

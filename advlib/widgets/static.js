@@ -1,6 +1,6 @@
-// Draws the widgets of a page without a kernel, and how far the reader is. The book's extension puts
-// this behind the others and loads all after each widget: it is drawn before what follows it is, so
-// nothing moves.
+// Draws the widgets and the reader's progress in a page without a kernel. The book's extension joins
+// this behind the others and loads all after each widget, which is so drawn before what follows it:
+// nothing on the page moves.
 
 function pageModel(state) {
   const listeners = [];
@@ -17,7 +17,16 @@ function pageModel(state) {
   };
 }
 
-// A place that waits gets its states from a file of its own; this script then comes once more.
+// The fold around an answer opens when its guess is locked, and closes when the reader guesses again.
+// What a link or a search has opened stays open.
+function foldWith(place, data) {
+  const fold = place.closest("details.answer");
+  if (!fold) return;
+  if (keptGuess(data) !== null) fold.open = true;
+  progress.watch(data.key, () => { fold.open = keptGuess(data) !== null; });
+}
+
+// A place with data-waiting gets its states from a separate file, after which this script runs again.
 for (const place of document.querySelectorAll(".advlib-widget:not([data-drawn], [data-waiting])")) {
   place.dataset.drawn = "";
   const still = place.querySelector(".advlib-still");
@@ -26,10 +35,11 @@ for (const place of document.querySelectorAll(".advlib-widget:not([data-drawn], 
     const el = document.createElement("div");
     render({ model: pageModel(state), el });
     still.replaceWith(el);
+    if (state.kind === "reveal") foldWith(place, state.data);
   } catch (error) {
-    // The picture or text stays in place; the reader is told why nothing moves.
+    // The image or text stays in place, with the reason.
     const note = document.createElement("p");
-    note.textContent = `This widget could not be drawn (${error.message}); its still form is shown.`;
+    note.textContent = `This widget could not be drawn (${error.message}); a static view is shown.`;
     place.append(note);
   }
 }
@@ -39,6 +49,6 @@ for (const place of document.querySelectorAll(".advlib-overview:not([data-drawn]
   try {
     drawOverview(place);
   } catch (error) {
-    console.warn(error); // the page is whole without it
+    console.warn(error); // the rest of the page works without it
   }
 }

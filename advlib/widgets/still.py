@@ -1,4 +1,4 @@
-"""A still picture of a scene, for places where no script runs (GitHub, an untrusted notebook)."""
+"""A still image of a scene, where no script runs (on GitHub, in an untrusted notebook)."""
 
 from __future__ import annotations
 
@@ -9,35 +9,20 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from advlib.palette import NEUTRAL, ROLES
+from advlib.plots.palette import NEUTRAL, ROLES
 
 _WIDTH = 6.4  # inches; at 100 dpi the width of a page's text column
 
 
 def draw_scene(title: str, scene: dict[str, Any], urls: Sequence[str]) -> bytes:
-    """Draw an encoded scene as a PNG.
-
-    Parameters
-    ----------
-    title : str
-        Heading of the picture.
-    scene : dict
-        As `encode_scene` returns it.
-    urls : sequence of str
-        The data URLs that the scene's images are numbers of.
-
-    Returns
-    -------
-    bytes
-    """
+    """Draw a scene of `encode_scene` as a PNG; its images are numbers of data URLs in `urls`."""
     from matplotlib.figure import Figure
 
-    rows = [row for row in (scene["images"], scene["bars"], scene["lines"]) if row]
+    rows = [row for row in (scene["images"], scene["lines"], scene["bars"]) if row]
     heights = [_row_height(row) for row in rows]
-    sentence = textwrap.fill(re.sub(r"[`*]", "", scene["text"]), 88)  # marks are for the page
-    figure = Figure(
-        figsize=(_WIDTH, 0.9 + sum(heights) + 0.18 * sentence.count("\n")), layout="constrained"
-    )
+    sentence = textwrap.fill(re.sub(r"[`*]", "", scene["text"]), 88)  # without Markdown's marks
+    height = 0.9 + sum(heights) + 0.18 * sentence.count("\n")
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     figure.suptitle(title, fontsize=11, fontweight="bold")
     figure.supxlabel(sentence, fontsize=9)
     if rows:
@@ -50,7 +35,7 @@ def draw_scene(title: str, scene: dict[str, Any], urls: Sequence[str]) -> bytes:
 
 
 def _small_png(figure: Any) -> bytes:
-    """Save with a palette of 256 colours: a third of the size, and good enough for a stand-in."""
+    """Save with a palette of 256 colours, at a third of the size."""
     from PIL import Image
 
     full, small = io.BytesIO(), io.BytesIO()
@@ -60,10 +45,9 @@ def _small_png(figure: Any) -> bytes:
 
 
 def _row_height(row: list[dict[str, Any]]) -> float:
-    first = row[0]
-    if "src" in first:
+    if "src" in row[0]:
         return min(2.4, _WIDTH / len(row)) + 0.3
-    if "bars" in first:
+    if "bars" in row[0]:
         return 0.35 + 0.24 * max(len(group["bars"]) for group in row)
     return 2.2
 
@@ -71,21 +55,20 @@ def _row_height(row: list[dict[str, Any]]) -> float:
 def _draw(axes: Any, item: dict[str, Any], urls: Sequence[str]) -> None:
     axes.set_title(item["title"], fontsize=9)
     if "src" in item:
-        _draw_image(axes, item, urls)
+        _draw_image(axes, urls[item["src"]], item["caption"])
     elif "bars" in item:
         _draw_bars(axes, item["bars"])
     else:
         _draw_chart(axes, item)
 
 
-def _draw_image(axes: Any, item: dict[str, Any], urls: Sequence[str]) -> None:
+def _draw_image(axes: Any, url: str, caption: str) -> None:
     from PIL import Image
 
-    encoded = urls[item["src"]].split(",", 1)[1]
-    axes.imshow(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB"))
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_xlabel(item["caption"], fontsize=8)
+    png = base64.b64decode(url.split(",", 1)[1])
+    axes.imshow(Image.open(io.BytesIO(png)).convert("RGB"))
+    axes.set(xticks=[], yticks=[])
+    axes.set_xlabel(caption, fontsize=8)
 
 
 def _draw_bars(axes: Any, bars: list[dict[str, Any]]) -> None:
@@ -101,14 +84,8 @@ def _draw_bars(axes: Any, bars: list[dict[str, Any]]) -> None:
 def _draw_chart(axes: Any, chart: dict[str, Any]) -> None:
     styles = {"noise": "--", "neutral": ":"}
     for line in chart["series"]:
-        colour = ROLES.get(line["role"], NEUTRAL)
-        axes.plot(
-            line["x"],
-            line["y"],
-            styles.get(line["role"], "-"),
-            color=colour,
-            label=line["label"],
-        )
+        role, colour = line["role"], ROLES.get(line["role"], NEUTRAL)
+        axes.plot(line["x"], line["y"], styles.get(role, "-"), color=colour, label=line["label"])
     if chart["at"] is not None:
         axes.axvline(chart["at"], color=NEUTRAL, linewidth=0.8)
     if chart["ylim"]:

@@ -1,9 +1,9 @@
 // The explorers, guesses and quizzes, drawn from plain data.
 //
-// One source for all homes: anywidget loads this file as a module in JupyterLab, VS Code and Colab;
+// One source for every place: anywidget loads this file as a module in JupyterLab, VS Code and Colab;
 // the book serves it as a classic script (the last line replaced), because a page opened from
-// file:// may not load modules. Hence no import, no eval, no innerHTML and no style attribute: it
-// also runs under a strict Content-Security-Policy. In front of it stands progress.js.
+// file:// may not load modules. Hence it imports nothing; and without eval, innerHTML and style
+// attributes it runs under a strict Content-Security-Policy. progress.js is joined in front of it.
 
 // ---------------------------------------------------------------- small tools
 
@@ -29,7 +29,7 @@ function rich(text) {
   });
 }
 
-// Ids join labels to inputs; the counter is on window because anywidget loads this file per widget.
+// Ids link labels to inputs; the counter is on window because anywidget loads this file per widget.
 function uid() {
   window.advlibIds = (window.advlibIds ?? 0) + 1;
   return `advlib-${window.advlibIds}`;
@@ -84,8 +84,8 @@ function explorer({ model, el }) {
   return ask.stop;
 }
 
-// Asks the kernel for states that are not stored. At most one request is under way; of all that
-// come meanwhile only the newest is asked next, so a dragged slider never builds a queue.
+// Asks the kernel for states that are not stored. At most one request is under way, and only the
+// newest of those that come meanwhile is sent next, so a dragged slider never builds a queue.
 function asker(model, data, status, scene) {
   const view = `${uid()}-${Math.random().toString(36).slice(2)}`; // another tab may share the kernel
   let sent = 0;
@@ -109,7 +109,7 @@ function asker(model, data, status, scene) {
   }
 
   function receive(message) {
-    if (message.answer !== `${view}:${sent}`) return; // another view's, or an outdated one
+    if (message.answer !== `${view}:${sent}`) return; // for another view, or outdated
     clearTimeout(timer);
     flying = false;
     if (wanted) return send();
@@ -184,14 +184,15 @@ function selectView(control, start, offered, disabled, changed) {
 
 // ---------------------------------------------------------------- scene
 
-// Elements are kept and refilled from state to state: pictures do not flicker, bars glide.
+// Elements are kept and refilled from state to state: images do not flicker, bars glide.
 function sceneView() {
   const images = h("div", { class: "advlib-images" });
   const bars = h("div", { class: "advlib-bars" });
   const lines = h("div", { class: "advlib-lines" });
   const text = h("p", { class: "advlib-text", "aria-live": "polite" });
   const error = h("p", { class: "advlib-error", role: "alert", hidden: true });
-  const el = h("div", { class: "advlib-scene" }, error, images, bars, lines, text);
+  // The lines next to the controls: on a telephone both must be seen at once.
+  const el = h("div", { class: "advlib-scene" }, error, images, lines, bars, text);
   return {
     el,
     draw(scene, table) {
@@ -199,12 +200,12 @@ function sceneView() {
       el.classList.remove("advlib-stale");
       images.dataset.count = scene.images.length;
       refill(images, scene.images, figure, (view, item) => fillFigure(view, item, table));
-      refill(bars, scene.bars, barGroup, fillBarGroup);
       lines.replaceChildren(...scene.lines.map(chart));
+      refill(bars, scene.bars, barGroup, fillBarGroup);
       text.replaceChildren(...rich(scene.text));
     },
     fail(message) {
-      el.classList.add("advlib-stale"); // the old state is dimmed: it is not the answer
+      el.classList.add("advlib-stale"); // the old state is dimmed: it is not the result
       error.textContent = message;
       error.hidden = false;
     },
@@ -288,34 +289,34 @@ function chart(spec) {
   const ys = spec.ylim ?? span(spec.series.flatMap((s) => s.y));
   const x = scale(xs, BOX.left, BOX.right);
   const y = scale(ys, BOX.bottom, BOX.top);
-  const picture = svg("svg", { viewBox: "0 0 360 186", role: "img", "aria-label": spec.alt });
+  const drawing = svg("svg", { viewBox: "0 0 360 186", role: "img", "aria-label": spec.alt });
   for (const tick of ticks(...ys)) {
-    picture.append(
+    drawing.append(
       svg("line", { class: "advlib-grid", x1: BOX.left, x2: BOX.right, y1: y(tick), y2: y(tick) }),
       svg("text", { x: BOX.left - 5, y: y(tick) + 3.5, "text-anchor": "end" }, tick));
   }
   for (const tick of ticks(...xs)) {
-    picture.append(svg("text", { x: x(tick), y: BOX.bottom + 14, "text-anchor": "middle" }, tick));
+    drawing.append(svg("text", { x: x(tick), y: BOX.bottom + 14, "text-anchor": "middle" }, tick));
   }
-  picture.append(
+  drawing.append(
     svg("text", { x: (BOX.left + BOX.right) / 2, y: 182, "text-anchor": "middle" }, spec.xlabel));
   if (spec.at !== null) {
-    picture.append(
+    drawing.append(
       svg("line", { class: "advlib-here", x1: x(spec.at), x2: x(spec.at), y1: BOX.top, y2: BOX.bottom }));
   }
   for (const series of spec.series) {
     const points = series.x.map((value, i) => `${x(value).toFixed(1)},${y(series.y[i]).toFixed(1)}`);
-    picture.append(svg("polyline", { class: `advlib-${series.role}`, points: points.join(" ") }));
+    drawing.append(svg("polyline", { class: `advlib-${series.role}`, points: points.join(" ") }));
   }
   const legend = spec.series.map((series) =>
     h("span", {}, svg("svg", { viewBox: "0 0 24 8", class: "advlib-swatch", "aria-hidden": "true" },
       svg("polyline", { class: `advlib-${series.role}`, points: "0,4 24,4" })), series.label));
   return h("div", { class: "advlib-chart" },
     spec.title ? h("p", { class: "advlib-label" }, spec.title) : null,
-    h("p", { class: "advlib-axis" }, spec.ylabel), picture, h("p", { class: "advlib-legend" }, legend));
+    h("p", { class: "advlib-axis" }, spec.ylabel), drawing, h("p", { class: "advlib-legend" }, legend));
 }
 
-// ---------------------------------------------------------------- predict, lock, reveal
+// ---------------------------------------------------------------- guess, lock, answer
 
 const withUnit = (number, value) =>
   `${number.unit ? `${Number(value)} ${number.unit}` : Number(value)}`;
@@ -323,7 +324,7 @@ const withUnit = (number, value) =>
 const wording = (data, value) =>
   data.number ? withUnit(data.number, value) : data.options[value];
 
-// Storage can hold anything: what is no guess at this question counts as none.
+// Storage can hold anything; what does not fit the question counts as no guess.
 const isPlace = (list, value) => Number.isInteger(value) && value in list;
 
 function asGuess(data, value) {
@@ -333,7 +334,7 @@ function asGuess(data, value) {
 
 const keptGuess = (data) => asGuess(data, progress.get(data.key));
 
-// The guess may come from the kernel's model or from this browser; null means: not locked yet.
+// The guess may come from the kernel's model or from this browser; null: not locked yet.
 const lockedGuess = (model, data) => asGuess(data, model.get("guess")) ?? keptGuess(data);
 
 function predict({ model, el }) {
@@ -347,7 +348,7 @@ function predict({ model, el }) {
     model.save_changes();
   }
 
-  const keep = (value) => progress.set(data.key, value); // the watch below does the rest
+  const keep = (value) => progress.set(data.key, value); // progress.watch below draws it
 
   function draw(focus) {
     const guess = lockedGuess(model, data);
@@ -359,12 +360,12 @@ function predict({ model, el }) {
     const again = button("Guess again", () => keep(null), { class: "advlib-link" });
     const shown = data.answer === null
       ? [h("p", { tabindex: -1 }, "Locked. Your guess: ", h("strong", {}, wording(data, guess)), ". ",
-        "The measurement follows below.")]
+        "The answer follows below.")]
       : verdict(data, guess);
     return [...shown, again];
   }
 
-  // A guess found in the browser is told to the kernel too, so that Python can ask for it.
+  // A guess found in the browser goes to the kernel too, so that Python can use it.
   if (model.get("guess") == null) tellKernel(keptGuess(data));
   el.append(h("div", { role: "group", "aria-labelledby": id, "data-advlib-question": data.key },
     h("p", { class: "advlib-kicker" }, "Predict"),
@@ -377,14 +378,18 @@ function predict({ model, el }) {
 }
 
 function openGuess(data, id, keep) {
-  let value = data.number ? data.number.initial : null;
-  const lock = button("Lock my guess", () => keep(value), { disabled: value === null });
+  let value = null;
+  const why = h("span", { class: "advlib-note", id: uid() },
+    data.number ? "Move the slider first." : "Choose an option first.");
+  const lock = button("Lock my guess", () => keep(value), { disabled: true, "aria-describedby": why.id });
   const pick = (chosen) => {
     value = chosen;
     lock.disabled = false;
+    why.hidden = true;
+    lock.removeAttribute("aria-describedby");
   };
   const field = data.number ? numberField(data.number, id, pick) : optionField(data.options, id, pick);
-  return [field, lock];
+  return [field, h("div", { class: "advlib-lock" }, lock, why)];
 }
 
 function numberField(number, labelledby, pick) {
@@ -410,11 +415,11 @@ function optionField(options, labelledby, pick) {
         h("span", {}, rich(text)))));
 }
 
-// Guess and measurement side by side, then why.
+// Guess and answer side by side, then the explanation.
 function verdict(data, guess) {
   const pair = h("dl", { class: "advlib-verdict", tabindex: -1 },
     h("div", {}, h("dt", {}, "Your guess"), h("dd", {}, rich(wording(data, guess)))),
-    h("div", {}, h("dt", {}, "Measured"), h("dd", {}, rich(wording(data, data.answer)))));
+    h("div", {}, h("dt", {}, "Answer"), h("dd", {}, rich(wording(data, data.answer)))));
   const shown = [pair];
   if (data.number) shown.push(distance(data.number, guess, data.answer));
   if (data.explanation) shown.push(h("p", { class: "advlib-why" }, rich(data.explanation)));
@@ -446,15 +451,15 @@ function reveal({ model, el }) {
       question.scrollIntoView({ block: "center" });
       question.querySelector("input")?.focus({ preventScroll: true });
     });
-    return [h("p", {}, "Folded: lock your guess first, then the measurement shows here."),
+    return [h("p", {}, "Folded: lock your guess first, then the answer shows here."),
       question ? go : null].filter(Boolean);
   }
 
-  el.append(h("div", { role: "group", "aria-label": `Measured: ${data.question}` },
-    h("p", { class: "advlib-kicker" }, "Reveal"),
+  el.append(h("div", { role: "group", "aria-label": `Answer: ${data.question}` },
+    h("p", { class: "advlib-kicker" }, "Answer"),
     h("p", { class: "advlib-title" }, rich(data.question)), body));
   draw();
-  // "Guess again" clears the browser's copy before the kernel's echo arrives: follow the browser.
+  // "Guess again" clears the browser's copy before the kernel's: follow the browser.
   const unwatch = progress.watch(data.key, () => {
     if (model.get("guess") !== keptGuess(data)) model.set("guess", keptGuess(data));
     draw();
@@ -468,7 +473,7 @@ function reveal({ model, el }) {
 
 // ---------------------------------------------------------------- quiz
 
-// The answers that are kept for a quiz of this page or another, by the question's number.
+// The stored answers to a quiz of this page or another, by the question's number.
 function keptAnswers(key, page) {
   const kept = progress.get(key, page);
   return kept && typeof kept === "object" && !Array.isArray(kept) ? kept : {};
@@ -482,7 +487,7 @@ function quiz({ model, el }) {
   let kept;
   let marks;
 
-  // Another tab may have answered meanwhile, so the kept answers are read anew.
+  // Another tab may have answered meanwhile, so the stored answers are read again.
   function mark(index, given, isRight) {
     marks[index] = isRight;
     kept = { ...keptAnswers(data.key), [index]: given };
@@ -522,7 +527,7 @@ function quiz({ model, el }) {
   });
 }
 
-// One question; an answer given on an earlier visit is filled in and marked again.
+// One question; an answer from an earlier visit is filled in and marked again.
 function question(item, number, before, { restored, checked }) {
   const field = item.kind === "numeric" ? numericField(item) : choiceField(item);
   const feedback = h("div", { class: "advlib-feedback", "aria-live": "polite" });
@@ -598,7 +603,7 @@ function numericField(item) {
   };
 }
 
-// A comma groups thousands, as in the lessons' text, where all groups are whole; else it is a point.
+// A comma separates thousands, as in the lessons' text, if all groups are whole; else it is a point.
 const THOUSANDS = /^[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?$/;
 const plain = (part) => part.replace(/,/g, THOUSANDS.test(part) ? "" : ".");
 
@@ -611,7 +616,7 @@ function parseNumber(text) {
 }
 
 function judgeNumber(item, value) {
-  // A hair of rounding on top, so that 0.3 with tolerance 0.1 accepts 0.4.
+  // With an allowance for rounding, so that 0.3 with tolerance 0.1 accepts 0.4.
   const near = (target) =>
     Math.abs(value - target) <= item.tolerance + 1e-9 * Math.max(1e-6, Math.abs(target));
   if (near(item.answer)) return { ok: true, notes: item.why ? [item.why] : [] };
@@ -627,7 +632,7 @@ function render({ model, el }) {
   const root = h("div", {
     class: `advlib advlib-${model.get("kind")}`,
     "data-lm-suppress-shortcuts": "true",
-    // Notebooks read arrow keys as "next cell"; inside a widget they belong to the slider.
+    // In a notebook arrow keys select the next cell; inside a widget they move the slider.
     onkeydown: (event) => event.stopPropagation(),
   });
   const stop = KINDS[model.get("kind")]({ model, el: root });

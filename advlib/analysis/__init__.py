@@ -1,0 +1,1 @@
+"""What lies around an image and inside a network: loss, linearity, activations, attribution."""

@@ -1,0 +1,252 @@
+"""The result of an audit, and the robustness card that is made of it."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from advlib.audit.sanity import Finding
+from advlib.audit.store import check_writable, write_whole
+from advlib.evaluation import Proportion
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCHEMA = "advlib.audit/1"
+
+LIMITS = (
+    "Robust accuracy is an upper bound: it counts the images that these attacks did not fool. "
+    "A stronger attack can only lower it.",
+    "It holds for this threat model, these images and this copy of the model. It says nothing "
+    "about other norms, larger budgets, rotated or damaged images, patches, or changed weights.",
+    "The intervals cover the choice of images (95 %, Wilson), not the strength of the attacks.",
+)
+"""What a card does not show; printed on each."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack of the ensemble.
+
+    Attributes
+    ----------
+    name, knows, settings
+        As in `advlib.audit.Attack`.
+    attacked
+        Images that no attack before it had fooled.
+    fooled
+        How many of them it fooled.
+    accuracy
+        Share of all images that are classified correctly under this attack and all before it.
+    seconds, forward, backward
+        Its cost: time, summed over processes, and images put through the model, forward and
+        backward, the check of its result included.
+    """
+
+    name: str
+    knows: str
+    settings: dict[str, Any]
+    attacked: int
+    fooled: int
+    accuracy: Proportion
+    seconds: float
+    forward: int
+    backward: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes
+    ----------
+    name
+        The model's name.
+    eps, norm
+        The threat model; `eps` in units of pixels in [0, 1].
+    level
+        ``"quick"``, ``"standard"``, ``"thorough"`` or ``"own attacks"``.
+    clean
+        Accuracy without an attacker.
+    robust
+        Accuracy in the worst case over all attacks.
+    rows
+        One for each attack, in order.
+    findings
+        Warnings and notes.
+    settings
+        Seed, batch size, piece size and what else determines the counts.
+    model, data
+        What was audited: name, digest, shapes.
+    versions
+        Of Python, torch and advlib, and the device.
+    cost
+        ``seconds`` on the clock, ``peak_memory_mib``, ``processes``.
+    complete
+        False for the part that was done before an interruption.
+    fooled_by
+        For each image the number of the attack that fooled it first, -1: none, -2: misclassified
+        without an attacker, -3: not attacked yet. Not part of the card.
+    """
+
+    name: str
+    eps: float
+    norm: str
+    level: str
+    clean: Proportion
+    robust: Proportion
+    rows: tuple[Row, ...]
+    findings: tuple[Finding, ...]
+    settings: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    versions: dict[str, str]
+    cost: dict[str, float]
+    complete: bool = True
+    fooled_by: Tensor | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """The findings that may change what the numbers mean."""
+        return tuple(finding for finding in self.findings if finding.severity == "warning")
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: clean {self.clean}", f"worst case {self.threat}: {self.robust}"]
+        return "\n".join(lines + [f"{f.severity}: {f.message}" for f in self.findings])
+
+    @property
+    def threat(self) -> str:
+        """The threat model in words."""
+        norm = {"linf": "L-infinity", "l2": "L2", "l1": "L1"}[self.norm]
+        return f"{norm}, eps {self.eps:.4g} ({255 * self.eps:.4g}/255)"
+
+    def to_json(self) -> str:
+        """The card for programs; its form is described in `advlib.audit`."""
+        card = {name: value for name, value in vars(self).items() if name != "fooled_by"}
+        card.update(
+            clean=_share(self.clean),
+            robust=_share(self.robust),
+            rows=[{**asdict(row), "accuracy": _share(row.accuracy)} for row in self.rows],
+            findings=[asdict(finding) for finding in self.findings],
+            limits=list(LIMITS),
+        )
+        return json.dumps({"schema": SCHEMA, **card}, indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Audit":
+        """The audit of a card that `to_json` wrote, without `fooled_by`; else `ValueError`."""
+        card = json.loads(text)
+        if not isinstance(card, dict) or card.pop("schema", None) != SCHEMA:
+            raise ValueError(f"this is no robustness card of schema {SCHEMA!r}.")
+        del card["limits"]
+        card |= {name: _proportion(card[name]) for name in ("clean", "robust")}
+        rows = [{**row, "accuracy": _proportion(row["accuracy"])} for row in card.pop("rows")]
+        findings = tuple(Finding(**finding) for finding in card.pop("findings"))
+        return cls(**card, rows=tuple(Row(**row) for row in rows), findings=findings)
+
+    def markdown(self) -> str:
+        """The card for people."""
+        parts = [
+            f"# Robustness card: {self.name}",
+            "" if self.complete else "**Interrupted: only the images done so far are counted.**",
+            self._summary(),
+            self._attacks(),
+            self._warnings(),
+            "## What this does not show\n\n" + "\n".join(f"- {limit}" for limit in LIMITS),
+            self._settings(),
+        ]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def figure(self) -> "Figure":
+        """Accuracy after each attack, with intervals."""
+        from advlib import plots
+
+        fig, axes = plots.figure(height=0.6 + 0.36 * (len(self.rows) + 1))
+        shares = [self.clean, *(row.accuracy for row in self.rows)]
+        colors = [plots.CLEAN] + [
+            plots.NOISE if row.knows == "nothing" else plots.ADVERSARIAL for row in self.rows
+        ]
+        values = [100 * share.value for share in shares]
+        low = [100 * (share.value - share.low) for share in shares]
+        high = [100 * (share.high - share.value) for share in shares]
+        bars = {"xerr": [low, high], "color": colors, "capsize": 2, "height": 0.7}
+        axes.barh(range(len(shares)), values, **bars)
+        names = ["no attacker", *(f"+ {row.name}" for row in self.rows)]
+        axes.set_yticks(range(len(shares)), names)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("accuracy so far (%)")
+        return fig
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``card.md``, ``card.json`` and ``card.png`` to `folder`; return the folder."""
+        folder = check_writable(Path(folder), "the report folder")
+        write_whole(folder / "card.json", self.to_json())
+        self.figure().savefig(folder / "card.png", dpi=150)
+        words = f"\n![Accuracy after each attack, as in the table](card.png)\n\n{_TABLE}"
+        text = self.markdown().replace(f"\n{_TABLE}", words, 1)
+        write_whole(folder / "card.md", text)
+        return folder
+
+    def _summary(self) -> str:
+        shape = tuple(self.data["shape"])
+        lines = [
+            "| | |",
+            "|---|---|",
+            f"| Threat model | {self.threat}; pixels stay in [0, 1] |",
+            f"| The attacker | {_knowledge(self.rows)} |",
+            f"| Accuracy, no attacker | {self.clean} |",
+            f"| **Accuracy, worst case over all attacks** | **{self.robust}** |",
+            f"| Data | {self.data['name']}, {self.clean.total} images of shape {shape} |",
+            f"| Warnings | {len(self.warnings) or 'none'} |",
+        ]
+        return "\n".join(lines)
+
+    def _attacks(self) -> str:
+        lines = [
+            _TABLE,
+            "Each attack works on the images left by those before. Accuracy: worst case so far.",
+            "",
+            "| attack | sees | settings | worked on | fooled | accuracy so far | 95 % interval |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in self.rows:
+            settings = ", ".join(f"{key} {value}" for key, value in row.settings.items())
+            share = row.accuracy
+            lines.append(
+                f"| {row.name} | {row.knows} | {settings} | {row.attacked} | {row.fooled} | "
+                f"{100 * share.value:.1f} % | {100 * share.low:.1f} to {100 * share.high:.1f} % |"
+            )
+        return "\n".join(lines)
+
+    def _warnings(self) -> str:
+        if not self.findings:
+            return "## Warnings\n\nNone: no symptom of a broken measurement was found."
+        lines = [f"- **{f.severity}** ({f.name}): {f.message}" for f in self.findings]
+        return "\n".join(["## Warnings", "", *lines])
+
+    def _settings(self) -> str:
+        settings = {"level": self.level, **self.settings, **self.versions, **self.cost}
+        settings |= {f"model {key}": value for key, value in self.model.items()}
+        settings |= {f"data {key}": value for key, value in self.data.items()}
+        lines = [f"| {key} | {value} |" for key, value in settings.items()]
+        return "\n".join(["## Settings", "", "| setting | value |", "|---|---|", *lines])
+
+
+_TABLE = "## Attacks\n"
+
+
+def _knowledge(rows: tuple[Row, ...]) -> str:
+    known = {row.knows for row in rows}
+    words = "knows the model and takes its gradients" if "gradients" in known else ""
+    return words or ("may only ask for its logits" if "logits" in known else "own attacks")
+
+
+def _share(share: Proportion) -> dict[str, float | None]:
+    return {**asdict(share), "value": share.value if share.total else None}  # JSON has no NaN
+
+
+def _proportion(share: dict[str, Any]) -> Proportion:
+    return Proportion(share["count"], share["total"], share["low"], share["high"])

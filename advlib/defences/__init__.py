@@ -1,0 +1,1 @@
+"""Defences: a certificate, transforms and detectors, and what training can ask for."""
