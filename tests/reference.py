@@ -19,7 +19,7 @@ Array = np.ndarray
 
 @dataclass
 class Point:
-    """What a model says about a batch: one loss, one row of logits, one gradient per picture."""
+    """What a model says about a batch: one loss, one row of logits, one gradient per image."""
 
     loss: Array
     logits: Array
@@ -176,7 +176,7 @@ def _steepest_l2(g: Array, eps: float, x: Array) -> Array:
 
 
 def steepest(grad: Array, eps: float, norm: str, x: Array) -> Array:
-    """The perturbation itself, for one picture; for l1 picture by picture, greedily."""
+    """The perturbation itself, for one image; for l1 image by image, greedily."""
     if norm == "linf":
         return np.clip(eps * np.sign(grad), -x, 1 - x)
     g, p = grad.ravel(), x.ravel()
@@ -231,7 +231,7 @@ def pgd(
 ) -> Array:
     """Steps and projections (Madry et al. 2018, section 2.1) from each of `starts`, or from `x`.
 
-    Returns the best point visited, picture by picture: success before loss.
+    Returns the best point visited, image by image: success before loss.
     """
     sign = -1.0 if targeted else 1.0
     alpha = 2.5 * eps / steps if step_size is None else step_size
@@ -316,7 +316,7 @@ def conv(channels: int = 3, classes: int = 3, seed: int = 0, scale: float = 3.0)
     return fill(build, seed, scale)
 
 
-def pictures(*shape: int, seed: int = 0, ends: float = 0.2) -> torch.Tensor:
+def images(*shape: int, seed: int = 0, ends: float = 0.2) -> torch.Tensor:
     """Random pixels in float64, a share `ends` of them exactly 0 and as many exactly 1."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(shape, generator=generator, dtype=torch.float64)

@@ -1,10 +1,10 @@
-"""The audit on very many pictures: killed in the middle, it goes on to the same counts.
+"""The audit on very many images: killed in the middle, it goes on to the same counts.
 
 python -m tests.soak                    100,000 rendered signs, twice
-python -m tests.soak --pictures 5000    fewer
+python -m tests.soak --images 5000    fewer
 
 One audit runs from beginning to end. Beside it, another is killed with SIGKILL when half of its
-pieces are on disk, and started again. Both must say the same of every picture, and neither may
+pieces are on disk, and started again. Both must find the same for every image, and neither may
 grow: its memory is measured while it works. The exit status is 1 if one of these fails.
 """
 
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 EPS = 2 / 255
 GROWTH = 32.0
-"""MiB by which an audit may grow: a leak of 1 kB for each of 100,000 pictures is three times it."""
+"""MiB by which an audit may grow: a leak of 1 kB for each of 100,000 images is three times it."""
 
 
 class Run(NamedTuple):
@@ -37,7 +37,7 @@ class Run(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What two audits of the same pictures, the second one killed in its middle, came to."""
+    """What two audits of the same images, the second one killed in its middle, came to."""
 
     whole: Run
     killed: Run
@@ -45,22 +45,22 @@ class Outcome(NamedTuple):
     kept: int
     """Pieces that were on disk after the kill."""
     equal: bool
-    """Whether both audits say the same of every picture."""
+    """Whether both audits find the same for every image."""
     repeated: int
     """Pieces among the kept that were done again."""
     card: dict[str, Any]
     """Of the whole audit."""
 
 
-def audit(folder: Path, pictures: int, piece_size: int) -> None:
-    """Audit the standard sign network on rendered signs with two cheap attacks, one of chance."""
+def audit(folder: Path, images: int, piece_size: int) -> None:
+    """Audit the standard sign network on rendered signs with noise and FGSM."""
     import advlib
-    from advlib.auditing.cli import load_data
-    from advlib.auditing.plan import plan
+    from advlib.audit.command_line import load_data
+    from advlib.audit.plan import plan
 
     advlib.audit(
         advlib.models.load("signs-standard"),
-        load_data(f"signs:{pictures}"),
+        load_data(f"signs:{images}"),
         eps=EPS,
         attacks=plan("quick", classes=16)[:2],  # noise and FGSM
         masking=False,
@@ -69,12 +69,12 @@ def audit(folder: Path, pictures: int, piece_size: int) -> None:
     )
 
 
-def soak(place: Path, pictures: int, piece_size: int = 512, pause: float = 1.0) -> Outcome:
+def soak(place: Path, images: int, piece_size: int = 512, pause: float = 1.0) -> Outcome:
     """Run both audits at once in folders below `place`; look at them every `pause` seconds."""
-    command = [sys.executable, "-m", "tests.soak", "--pictures", str(pictures)]
+    command = [sys.executable, "-m", "tests.soak", "--images", str(images)]
     command += ["--piece-size", str(piece_size), "--folder"]
     whole, broken = place / "whole", place / "broken"
-    half = -(-pictures // piece_size) // 2
+    half = -(-images // piece_size) // 2
 
     with ThreadPoolExecutor(1) as beside:
         unbroken = beside.submit(_watch, [*command, str(whole)], whole, pause)
@@ -93,7 +93,7 @@ def soak(place: Path, pictures: int, piece_size: int = 512, pause: float = 1.0) 
 
 
 def agree(one: Path, other: Path) -> bool:
-    """Whether two finished audits say the same of every picture, and count the same."""
+    """Whether two finished audits find the same for every image, and count the same."""
     same_pieces = _verdicts(one) == _verdicts(other)
     return same_pieces and _counts(_card(one)) == _counts(_card(other))
 
@@ -149,7 +149,7 @@ def _pieces(folder: Path) -> list[Path]:
 
 
 def _verdicts(folder: Path) -> list[tuple[str, list[int]]]:
-    """For each piece the digest of its pictures, and which attack fooled each of them."""
+    """For each piece the digest of its images, and which attack fooled each of them."""
     held = [json.loads(path.read_text(encoding="utf-8")) for path in _pieces(folder)]
     return [(piece["data"], piece["fooled_by"]) for piece in held]
 
@@ -167,15 +167,15 @@ def _counts(card: dict[str, Any]) -> list[Any]:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pictures", type=int, default=100_000)
+    parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--piece-size", type=int, default=512)
     parser.add_argument("--folder", type=Path, help="audit once, from beginning to end, into it")
     options = parser.parse_args()
     if options.folder:
-        audit(options.folder, options.pictures, options.piece_size)
+        audit(options.folder, options.images, options.piece_size)
         return 0
     with tempfile.TemporaryDirectory() as name:
-        outcome = soak(Path(name), options.pictures, options.piece_size)
+        outcome = soak(Path(name), options.images, options.piece_size)
     return _report(outcome)
 
 
@@ -188,20 +188,20 @@ def _report(outcome: Outcome) -> int:
         print(f"{name:8} exit {run.status:3}  {run.seconds:7.0f} s  memory {course} MiB")
     card = outcome.card
     for share in ("clean", "robust"):
-        print(f"{share:8} {card[share]['count']} of {card[share]['total']} right")
+        print(f"{share:8} {card[share]['count']} of {card[share]['total']} correct")
     for row in card["rows"]:
         print(f"{row['name']:8} fooled {row['fooled']} of {row['attacked']}")
     more = max(growth(run.memory) for run in (outcome.whole, outcome.resumed))
-    right = {
+    expected = {
         f"killed with {outcome.kept} pieces on disk": outcome.killed.status == -signal.SIGKILL,
         "finished after that": outcome.whole.status == outcome.resumed.status == 0,
         f"{outcome.repeated} pieces done twice (0 expected)": outcome.repeated == 0,
-        "equal counts, picture by picture": outcome.equal and bool(card.get("complete")),
+        "equal counts, image by image": outcome.equal and bool(card.get("complete")),
         f"grew by {more:.1f} MiB (at most {GROWTH:.0f})": more <= GROWTH,
     }
-    for words, good in right.items():
+    for words, good in expected.items():
         print(f"{'good' if good else 'WRONG':6} {words}")
-    return 0 if all(right.values()) else 1
+    return 0 if all(expected.values()) else 1
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from test_notebooks import SECRET
+from repository import ROOT, SECRET
 
 import advlib
 
-ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -68,6 +67,15 @@ def test_a_floor_sets_no_ceiling(name: str) -> None:
     assert [part.operator for part in floors()[name].specifier] == [">="]
 
 
+@pytest.mark.parametrize("line", sum(PROJECT["project"]["optional-dependencies"].values(), []))
+def test_an_extra_is_pinned_has_no_ceiling_and_brings_nothing_else(line: str) -> None:
+    extra = Requirement(line)
+    (pin,) = pins()[extra.name].specifier
+    assert extra.specifier.contains(pin.version)
+    assert [part.operator for part in extra.specifier] == [">="]
+    assert not metadata.requires(extra.name), "Colab's torch and numpy must stay"
+
+
 def test_torch_and_torchvision_match() -> None:
     """torchvision names the one torch that it was built for."""
     needs = [Requirement(line) for line in metadata.requires("torchvision") or []]
@@ -103,7 +111,7 @@ def test_no_file_names_a_machine_or_holds_a_key() -> None:
     assert {".py", ".ipynb", ".json", ".mjs", ".cjs"} <= {path.suffix for path in files}
     for path in files:
         content = path.read_bytes()
-        if b"\0" in content:  # pictures and weights
+        if b"\0" in content:  # images and weights
             continue
         text = content.decode()
         found = re.search(r"(?<![\w.])/(?:home|root|work)/\w+", text) or SECRET.search(text)

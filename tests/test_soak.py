@@ -11,13 +11,13 @@ import soak
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_an_audit_of_signs_that_is_killed_goes_on_to_the_same_counts(tmp_path: Path) -> None:
-    outcome = soak.soak(tmp_path, pictures=384, piece_size=128, pause=0.05)
+    outcome = soak.soak(tmp_path, images=384, piece_size=128, pause=0.05)
     assert outcome.killed.status == -signal.SIGKILL
     assert outcome.whole.status == outcome.resumed.status == 0
     assert 1 <= outcome.kept < 3 and outcome.repeated == 0
     assert outcome.equal
     card = outcome.card
-    assert card["complete"] and card["clean"]["total"] == card["data"]["pictures"] == 384
+    assert card["complete"] and card["clean"]["total"] == card["data"]["images"] == 384
     assert 0 < card["robust"]["count"] < card["clean"]["count"]
     assert max(memory for _, memory in outcome.whole.memory) > 100
     # One verdict turned round is noticed.

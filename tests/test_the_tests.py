@@ -6,43 +6,27 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import explorers
 import nbformat
 import pytest
 import seals
+import system
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from repository import LESSONS, ROOT, failures, run_pytest
 
-ROOT = Path(__file__).parents[1]
-LESSON = ROOT / "notebooks" / "01-see-it-happen.ipynb"
-
-
-def run(folder: Path, *arguments: str) -> str:
-    """Run pytest in `folder`; what it said, one line for each failure."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rf", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode in (0, 1), done.stdout + done.stderr  # the tests could be run
-    return done.stdout
-
-
-def failures(said: str) -> set[str]:
-    """Each failed test, as ``name[parameter]``."""
-    return set(re.findall(r"(?m)^FAILED [^\n]*?::(\S+)", said))
+LESSON = LESSONS[0]
 
 
 def course(folder: Path, *tests: str) -> Path:
     """A folder with some of this book's tests and what they import."""
-    (folder / "tests").mkdir(parents=True)
-    for name in ("conftest.py", "explorers.py", *tests):
-        shutil.copy(ROOT / "tests" / name, folder / "tests")
+    for name in ("conftest.py", "explorers.py", "repository.py", *tests):
+        copied = folder / "tests" / name
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "tests" / name, copied)
     shutil.copytree(
         ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("vendor", "__pycache__")
     )
@@ -80,7 +64,7 @@ def deleted_figure(lesson: Lesson) -> None:
     _outputs(lesson, "image/png")[0]["outputs"] = []
 
 
-def picture_without_words(lesson: Lesson) -> None:
+def image_without_words(lesson: Lesson) -> None:
     cell = next(c for c in _outputs(lesson, "image/png") if "plots.show(" in "".join(c["source"]))
     for output in cell["outputs"]:
         output["metadata"] = {}
@@ -153,7 +137,7 @@ def explorer_with_other_numbers(lesson: Lesson) -> None:
     _explorer(lesson)["state"]["data"]["title"] += "!"
 
 
-def explorer_without_picture(lesson: Lesson) -> None:
+def explorer_without_image(lesson: Lesson) -> None:
     cell = next(c for c in _outputs(lesson, seals.VIEW) if c in _outputs(lesson, "image/png"))
     del cell["outputs"][0]["data"]["image/png"]
 
@@ -166,7 +150,7 @@ NOTICED: dict[Callable[[Lesson], None], str] = {
     cleared_output: "test_what_a_cell_shows_is_stored",
     all_cleared: "test_every_code_cell_has_been_executed_in_order",
     deleted_figure: "test_what_a_cell_shows_is_stored",
-    picture_without_words: "test_every_picture_has_its_text",
+    image_without_words: "test_every_image_has_its_text",
     swallowed_exception: "test_no_error_is_stored_unless_announced",
     stored_warning: "test_no_complaint_and_no_progress_bar_is_stored",
     stored_path: "test_no_path_of_a_machine_is_stored",
@@ -178,7 +162,7 @@ NOTICED: dict[Callable[[Lesson], None], str] = {
     edited_source: "test_every_cell_is_as_it_was_executed",
     heavy_explorer: "test_the_stored_explorers_are_light",
     explorer_with_other_numbers: "test_every_cell_is_as_it_was_executed",
-    explorer_without_picture: "test_every_widget_has_its_state_and_what_shows_without_it",
+    explorer_without_image: "test_every_widget_has_its_state_and_what_shows_without_it",
     widgets_without_state: "test_every_widget_has_its_state_and_what_shows_without_it",
 }
 
@@ -186,18 +170,18 @@ NOTICED: dict[Callable[[Lesson], None], str] = {
 @pytest.fixture(scope="module")
 def of_lessons(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The failures of an intact lesson and of one copy for each damage, in one run."""
-    folder = course(tmp_path_factory.mktemp("lessons"), "test_notebooks.py")
+    folder = course(tmp_path_factory.mktemp("lessons"), "lessons/test_notebooks.py")
     whole = json.loads(LESSON.read_text(encoding="utf-8"))
     for name in ("intact", *(damage.__name__ for damage in NOTICED)):
         path = folder / "notebooks" / f"01-{name}.ipynb"
         path.write_text(json.dumps(whole), encoding="utf-8")
-        seals.seal(path, folder / "book" / seals.FILE.name)
+        seals.seal(path, folder / "book" / "_tools" / seals.FILE.name)
     for damage in NOTICED:
         lesson = copy.deepcopy(whole)
         damage(lesson)
         path = folder / "notebooks" / f"01-{damage.__name__}.ipynb"
         path.write_text(json.dumps(lesson), encoding="utf-8")
-    return failures(run(folder, "tests/test_notebooks.py"))
+    return failures(run_pytest(folder, "tests/lessons/test_notebooks.py"))
 
 
 def test_the_intact_lesson_passes(of_lessons: set[str]) -> None:
@@ -214,33 +198,48 @@ def test_a_damaged_lesson_fails(damage: Callable, of_lessons: set[str]) -> None:
 # -- lessons, as they run --------------------------------------------------------------------------
 
 
-def _small(source: str, said: str | None = None) -> nbformat.NotebookNode:
-    outputs = [] if said is None else [new_output("stream", name="stdout", text=said)]
-    return new_notebook(cells=[new_code_cell(source, outputs=outputs, execution_count=1)])
-
-
-BROKEN_WIDGET = """
+EXPLORER = """
 from advlib import widgets
 
-def compute(k):
-    raise ValueError("the callback is broken")
 
-widgets.explorer(compute, [widgets.slider("k", [0, 1])], title="t", alt="a")
+def compute(k, norm):
+    return {{"text": f"{{norm}} {{{formula}}}"}}
+
+
+controls = [widgets.slider("k", range(5), stored=[0, 4]), widgets.choice("norm", ["l2", "linf"])]
+explorer = widgets.explorer(compute, controls, title="Explorer", alt="What it shows")
 """
 
 
+NBVAL = ("--nbval", "--nbval-current-env", "--nbval-kernel-startup-timeout=600")
+
+
+def _cell(source: str, printed: str | None = None) -> nbformat.NotebookNode:
+    outputs = [] if printed is None else [new_output("stream", name="stdout", text=printed)]
+    return new_code_cell(source, outputs=outputs, execution_count=1)
+
+
 def test_nbval_notices_what_is_not_as_stored(tmp_path: Path) -> None:
-    lessons = {
-        "intact": _small("print(1 + 1)", "2\n"),
-        "edited": _small("print(1 + 1)", "3\n"),
-        "raises": _small("print(2)\nassert 1 + 1 == 3", "2\n"),
-        "widget": _small(BROKEN_WIDGET),
-    }
-    for name, lesson in lessons.items():
-        nbformat.write(lesson, tmp_path / f"{name}.ipynb")
-    said = run(tmp_path, "--nbval", "--nbval-current-env", ".")
-    failed = set(re.findall(r"(?m)^FAILED (\w+)\.ipynb", said))
-    assert failed == {"edited", "raises", "widget"}, said
+    intact = [_cell("print(1 + 1)", "2\n"), _cell(EXPLORER.format(formula="1 / (k + 1)"))]
+    damaged = [
+        _cell("print(1 + 1)", "2\n"),
+        _cell("print(1 + 1)", "3\n"),
+        _cell("print(2)\nassert 1 + 1 == 3", "2\n"),
+        _cell(EXPLORER.format(formula="1 / k")),  # at once, since k = 0 is stored
+        _cell(EXPLORER.format(formula="1 / (k - 3)")),  # at a position that is not
+    ]
+    for name, cells in {"intact": intact, "damaged": damaged}.items():
+        nbformat.write(new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    shutil.copy(explorers.__file__, tmp_path)
+    (tmp_path / "conftest.py").write_text(
+        "from explorers import pytest_collection_modifyitems  # noqa: F401\n"
+    )
+    printed = run_pytest(tmp_path, *NBVAL, ".")
+    failed = re.findall(r"(?m)^FAILED (.*?)(?: - .*)?$", printed)
+    expected = [f"damaged.ipynb::{name}" for name in ("Cell 1", "Cell 2", "Cell 3", "Explorers")]
+    assert failed == expected, printed
+    assert "ZeroDivisionError" in printed and "{'k': 3, 'norm': 0}" in printed
+    assert "4 failed, 5 passed" in printed
 
 
 # -- pages -----------------------------------------------------------------------------------------
@@ -250,7 +249,7 @@ PAGES = {
     "intact": '<a href="intact.html#top">here</a><a href="https://example.org">there</a>',
     "foreign": '<script src="https://cdn.example.org/script.js"></script>',
     "slashes": '<link rel="stylesheet" href="//fonts.example.org/font.css">',
-    "image": '<img src="http://example.org/picture.png">',
+    "image": '<img src="http://example.org/image.png">',
     "dead": '<a href="nowhere.html">nowhere</a>',
     "anchor": '<a href="intact.html#nowhere">nowhere</a>',
     "missing": '<p class="advlib-missing">An interactive figure belongs here.</p>',
@@ -258,7 +257,7 @@ PAGES = {
 
 
 def test_a_foreign_host_and_a_dead_link_are_noticed(tmp_path: Path) -> None:
-    folder = course(tmp_path / "course", "test_book.py")
+    folder = course(tmp_path / "course", "book/built.py", "book/conftest.py", "book/test_book.py")
     html = folder / "_build" / "html"
     (html / "_static" / "mathjax").mkdir(parents=True)
     style = '@font-face { font-family: a; src: url("https://fonts.example.org/a.woff2"); }'
@@ -266,7 +265,7 @@ def test_a_foreign_host_and_a_dead_link_are_noticed(tmp_path: Path) -> None:
     for name, body in PAGES.items():
         (html / f"{name}.html").write_text(PAGE.format(body), encoding="utf-8")
     tests = "foreign_host or inside_the_book or stands_for_what_is_missing"
-    failed = failures(run(folder, "tests/test_book.py", "-k", tests))
+    failed = failures(run_pytest(folder, "tests/book/test_book.py", "-k", tests))
     assert "test_no_style_names_a_foreign_host" in failed
     for name in ("foreign", "slashes", "image"):
         assert f"test_no_page_names_a_foreign_host_to_load_from[{name}.html]" in failed
@@ -285,21 +284,19 @@ OPENED = {
 
 
 def test_a_page_that_asks_elsewhere_or_throws_is_noticed(tmp_path: Path) -> None:
-    folder = course(tmp_path / "course")
-    for name in ("bidi.py", "conftest.py", "test_pages.py"):
-        (folder / "tests" / "pages").mkdir(exist_ok=True)
-        shutil.copy(ROOT / "tests" / "pages" / name, folder / "tests" / "pages")
+    files = ("bidi.py", "conftest.py", "scripts.py", "test_pages.py")
+    folder = course(tmp_path / "course", *(f"pages/{name}" for name in files))
     html = folder / "_build" / "html"
     for name, body in OPENED.items():
         (html / name).parent.mkdir(parents=True, exist_ok=True)
         (html / name).write_text(PAGE.format(body), encoding="utf-8")
     refresh = '<meta http-equiv="Refresh" content="0; url=book/index.html">'
     (html / "index.html").write_text(refresh, encoding="utf-8")
-    (html / "_static").mkdir()
+    (html / "_static" / "mathjax").mkdir(parents=True)
     (html / "_static" / "widgets.js").write_text("nowhere.draw();", encoding="utf-8")
-    said = run(folder, "tests/pages/test_pages.py", "-k", "from_disk")
-    if "Chromium is missing" in said and not os.environ.get("REQUIRE_BROWSER"):
-        pytest.skip("Chromium is missing")
+    said = run_pytest(folder, "tests/pages/test_pages.py", "-k", "from_disk")
+    if "Chromium is missing" in said:
+        pytest.skip(system.TOOLS["chromium"].remedy)  # the pages' own tests fail where it may not
     expected = {"test_from_disk[fetches.html]", "test_from_disk[throws.html]"}
     assert failures(said) == expected, said
 
@@ -307,11 +304,11 @@ def test_a_page_that_asks_elsewhere_or_throws_is_noticed(tmp_path: Path) -> None
 # -- the command -----------------------------------------------------------------------------------
 
 PYTHON = """#!/bin/sh
-echo "$REQUIRE_BROWSER $*" >> calls
+echo "$*" >> calls
 case "$*" in
   *--nbval*) exit {package} ;;
   *"not clock"*) exit {pages} ;;
-  *"-m clock") exit {clock} ;;
+  *"-m clock "*) exit {clock} ;;
 esac
 """
 
@@ -337,9 +334,13 @@ def test_make_test_runs_all_parts_and_fails_with_any(
     command = ["make", "test", "VENV=.venv"]
     done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True)
     assert (done.returncode != 0) == any(status), done.stderr
-    package, pages, clock = (tmp_path / "calls").read_text().splitlines()
-    assert package.startswith("1 -m pytest notebooks tests --ignore=tests/pages")
+    calls = (tmp_path / "calls").read_text().splitlines()
+    npm, browsers, package, pages, clock, summary = calls
+    assert npm == "book/_tools/system.py npm"
+    assert browsers == "book/_tools/system.py chromium firefox"
+    assert package.startswith("-m pytest notebooks tests --ignore=tests/pages")
     assert "--nbval" in package
     # Together these two are all tests of the pages.
-    assert pages.startswith("1 -m pytest tests/pages -m not clock -n")
-    assert clock == "1 -m pytest tests/pages -m clock"
+    assert pages.startswith("-m pytest tests/pages -m not clock -n")
+    assert clock.startswith("-m pytest tests/pages -m clock")
+    assert summary == "-m tests.summary build/reports"

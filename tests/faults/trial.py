@@ -17,17 +17,33 @@ from .catalogue import Fault
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = {
-    "threats": ["test_threats.py", "test_contract.py", "test_attacks.py"],
-    "gradients": ["test_gradients.py", "test_contract.py", "test_attacks.py"],
-    "attacks": ["test_attacks.py", "test_contract.py", "test_gradients.py"],
-    "evaluation": ["test_evaluation.py", "test_contract.py"],
-    "autopgd": ["test_autopgd.py", "test_contract.py"],
-    "square": ["test_square.py", "test_contract.py"],
-    "folding": ["test_folding.py", "test_fast.py"],
-    "winograd": ["test_winograd.py"],
-    "packing": ["test_packing.py", "test_folding.py", "test_winograd.py"],
-    "fast": ["test_fast.py"],
-    "robustness": ["test_robustness.py", "test_contract.py"],
+    "contracts": [
+        "core/test_bad_input.py",
+        "core/test_contract.py",
+        "core/test_gradients.py",
+        "core/test_attacks.py",
+        "core/test_threats.py",
+    ],
+    "exact": ["core/test_threats.py", "core/test_contract.py", "core/test_attacks.py"],
+    "threats": ["core/test_threats.py", "core/test_contract.py", "core/test_attacks.py"],
+    "gradients": ["core/test_gradients.py", "core/test_contract.py", "core/test_attacks.py"],
+    "attacks/best": ["core/test_attacks.py", "core/test_contract.py"],
+    "attacks/noise": ["core/test_attacks.py", "core/test_contract.py"],
+    "attacks/fgsm": ["core/test_attacks.py", "core/test_contract.py"],
+    "attacks/pgd": ["core/test_attacks.py", "core/test_contract.py", "core/test_gradients.py"],
+    "evaluation": ["core/test_evaluation.py", "core/test_contract.py"],
+    "training": ["core/test_training.py"],
+    "attacks/pool": [
+        "attacks/test_autopgd.py",
+        "attacks/test_square.py",
+        "audit/test_robustness.py",
+    ],
+    "attacks/autopgd": ["attacks/test_autopgd.py", "core/test_contract.py"],
+    "attacks/eight_bit": ["attacks/test_eight_bit.py"],
+    "attacks/square": ["attacks/test_square.py", "core/test_contract.py"],
+    "audit/robustness": ["audit/test_robustness.py", "core/test_contract.py"],
+    "fast/folding": ["fast/test_folding.py", "fast/test_accelerate.py"],
+    "fast/accelerate": ["fast/test_accelerate.py"],
 }
 """Where a fault of a module should be noticed."""
 PRELOAD = ["hypothesis.strategies", "matplotlib.pyplot", "pytest", "torch", "torchvision"]
@@ -88,7 +104,7 @@ def noticed(context: BaseContext, base: Path, fault: Fault) -> bool:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve() / "copy"
-        shutil.copytree(base, folder)
+        shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.pyc"))
         put_in(fault, folder)
         status, said = status_of(context, folder, TESTS[fault.module])
     if status not in (0, 1):
@@ -97,12 +113,16 @@ def noticed(context: BaseContext, base: Path, fault: Fault) -> bool:
 
 
 def put_in(fault: Fault, folder: Path) -> None:
-    """Change the copy's source; `ValueError` if the piece is not there exactly once."""
+    """Change the copy's source."""
     path = folder / "advlib" / f"{fault.module}.py"
-    source = path.read_text(encoding="utf-8")
+    path.write_text(broken(fault, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def broken(fault: Fault, source: str) -> str:
+    """The source of a module with the fault; `ValueError` if its piece is not there just once."""
     if source.count(fault.old) != 1:
         raise ValueError(
             f"{fault.module}: {fault.name}: occurs {source.count(fault.old)} times, not once: "
             f"{fault.old!r}. The source has changed; change the catalogue with it."
         )
-    path.write_text(source.replace(fault.old, fault.new), encoding="utf-8")
+    return source.replace(fault.old, fault.new)

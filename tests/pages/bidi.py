@@ -35,6 +35,9 @@ LISTEN = """() => {
 KEYS = {"Tab": "\ue004", "Enter": "\ue006", "Space": " ", "End": "\ue010", "Home": "\ue011"}
 KEYS |= {"ArrowLeft": "\ue012", "ArrowUp": "\ue013", "ArrowRight": "\ue014", "ArrowDown": "\ue015"}
 
+# Firefox logs this by itself, at no place of any script, now and then even for an empty page.
+OWN = 'Error: Permission denied to access property "length"'
+
 
 class Firefox:
     """One tab of a running Firefox.
@@ -75,7 +78,7 @@ class Firefox:
 
     def _hear(self, event: str, said: dict[str, Any]) -> None:
         if event == "log.entryAdded":
-            if said["level"] == "error":
+            if said["level"] == "error" and not (said["text"] == OWN and "stackTrace" not in said):
                 self.problems.append(f"console: {said['text']}")
             return
         address = said["request"]["url"]

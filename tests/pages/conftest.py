@@ -1,11 +1,11 @@
 """The built book in a browser: what the tests of the pages share.
 
-`make test` sets REQUIRE_BROWSER, and then a missing tool fails the tests. Plain pytest skips them.
-Both say in one sentence what brings the tool.
+Where a tool is missing, the tests that need it are skipped; with CI=true in the environment they
+fail. Both say in one sentence what brings the tool.
 """
 
 import os
-import shutil
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -16,8 +16,9 @@ from typing import Any
 
 import bidi
 import pytest
+import system
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
 AXE = ROOT / "_build" / "vendor" / "axe.min.js"
 
@@ -28,8 +29,8 @@ def pages() -> list[str]:
 
 
 def missing(sentence: str) -> None:
-    """Fail where the browser tests are required, skip elsewhere; both with `sentence`."""
-    if os.environ.get("REQUIRE_BROWSER"):
+    """Fail where nothing may be left out, skip elsewhere; both with `sentence`."""
+    if os.environ.get("CI") == "true":
         pytest.fail(sentence, pytrace=False)
     pytest.skip(sentence)
 
@@ -47,6 +48,8 @@ def book() -> Path:
     """Return the folder of the built book."""
     if not (HTML / "index.html").exists():
         missing("The book is not built: run `make book`, or `jupyter-book build -W -n .`")
+    if not (HTML / "_static" / "mathjax").exists():
+        missing(f"The book asks another host for MathJax. {system.TOOLS['npm'].remedy}")
     return HTML
 
 
@@ -54,7 +57,7 @@ def book() -> Path:
 def axe() -> str:
     """Return the source of axe-core."""
     if not AXE.exists():
-        missing("axe-core is not there: `sudo apt-get install npm`, then build the book again.")
+        missing(f"axe-core is not there. {system.TOOLS['npm'].remedy}")
     return AXE.read_text(encoding="utf-8")
 
 
@@ -89,16 +92,19 @@ def address(book: Path, serve: Callable[[Path], str]) -> str:
 def browser() -> Iterator[Any]:
     """Start the system's Chromium, or Playwright's own."""
     playwright = pytest.importorskip("playwright.sync_api")
-    # The shell is the same engine without windows, and takes a quarter less time.
-    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
+    found = system.find("chromium")
     with playwright.sync_playwright() as driver:
         if found is None and not Path(driver.chromium.executable_path).exists():
+            missing(system.TOOLS["chromium"].remedy)
+        try:
+            chromium = driver.chromium.launch(executable_path=found)
+        except playwright.Error as error:
+            if not re.search("missing dependencies|shared libraries", str(error)):
+                raise
             missing(
-                "Chromium is missing: `sudo apt-get install chromium`, "
-                "or `.venv/bin/playwright install chromium`."
+                "Playwright's Chromium lacks libraries of the system: "
+                "`sudo .venv/bin/playwright install-deps chromium`."
             )
-        chromium = driver.chromium.launch(executable_path=found)
         yield chromium
         chromium.close()
 
@@ -135,15 +141,18 @@ def reader(browser: Any) -> Iterator[Callable[..., Any]]:
     assert complaints == []
 
 
+# Firefox 140 mixes AVX with SSE in the code that it compiles. On some Intel processors each change
+# between them waits, and the lab takes a hundred times as long.
+NO_AVX = {"javascript.options.wasm_simd_avx": False}
 DARK = {"layout.css.prefers-color-scheme.content-override": 0}
 NO_COOKIES = {"network.cookie.cookieBehavior": 2}
 
 
 def _firefox(profile: Path, settings: dict[str, Any]) -> AbstractContextManager[bidi.Firefox]:
-    found = shutil.which("firefox-esr") or shutil.which("firefox")
+    found = system.find("firefox")
     if found is None:
-        missing("Firefox is missing: `sudo apt-get install firefox-esr`, or `firefox` on Ubuntu.")
-    return bidi.running(str(found), profile, settings)
+        missing(system.TOOLS["firefox"].remedy)
+    return bidi.running(found, profile, settings | NO_AVX)
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,9 @@ import nbformat
 import pytest
 from nbformat import v4
 from nbformat.sign import NotebookNotary
+from repository import ROOT
 
 pytestmark = pytest.mark.xdist_group("jupyterlab")  # one server is started for all of them
-
-ROOT = Path(__file__).parents[2]
 
 # Two lessons as they are stored, the two smallest.
 UNTRUSTED = "13-audit-your-own-model.ipynb"
@@ -63,7 +62,7 @@ explorer = widgets.explorer(
 explorer
 """,
     """
-guess = widgets.predict("How many of 100?", widgets.number(0, 100, unit="of 100"))
+guess = widgets.guess("How many of 100?", widgets.number(0, 100, unit="of 100"))
 guess
 """,
     """
@@ -85,10 +84,17 @@ print("Python was told:", guess.guessed, type(explorer.error).__name__)
 )
 
 
+REVEAL = 2
+"""The place among them of the answer, which is folded below a heading as in the lessons."""
+FOLDED = {"jp-MarkdownHeadingCollapsed": True}
+
+
 def small_notebook() -> nbformat.NotebookNode:
     """Return a notebook that has not been run."""
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     cells = [v4.new_code_cell(source.strip()) for source in CELLS]
+    answer = v4.new_markdown_cell("### Answer", metadata=FOLDED)
+    cells[REVEAL : REVEAL + 1] = [answer, cells[REVEAL], v4.new_markdown_cell("### Next")]
     return v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
@@ -185,7 +191,7 @@ def page(visit: Callable[[str], Any]) -> Any:
     opened = visit(SMALL)
     opened.get_by_text("| Idle").wait_for()
     opened.locator(".jp-CodeCell .cm-content").first.click()
-    for _ in CELLS[:-1]:
+    for _ in small_notebook().cells[:-1]:  # step by step: the folded answer opens on the way
         opened.keyboard.press("Shift+Enter")
     run_last_cell(opened)
     hears(opened, "Python was told: None NoneType")
@@ -292,3 +298,11 @@ def test_a_trusted_lesson_can_be_used_before_it_is_run(visit: Callable[[str], An
     before = text.inner_text()
     explorer.get_by_role("slider").first.press("Home")
     assert text.inner_text() != before
+
+
+def test_an_answer_is_folded_and_opens_with_a_click(visit: Callable[[str], Any]) -> None:
+    page = visit(SMALL)
+    reveal = page.locator(".jp-CodeCell", has_text="guess.reveal(")
+    assert not reveal.is_visible()
+    page.get_by_text("1 cell hidden").click()
+    reveal.wait_for()

@@ -16,12 +16,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import lab
-import live_lab
 import numpy as np
-import page_policy
 import pytest
 import torch
+from course import lab, live_lab
+from finish import policy
 from PIL import Image
 from torch import Tensor
 
@@ -30,7 +29,7 @@ from advlib.data import signs
 from advlib.widgets import base
 
 COMPARED = 100
-ERRORS = """async ({picture, y, names}) => {
+ERRORS = """async ({image, y, names}) => {
   const { makeNetwork } = await import("./_static/lab/network.mjs");
   const { classifier } = await import("./_static/lab/attacks.mjs");
   const { readWeights } = await import("./_static/lab/load.mjs");
@@ -53,14 +52,14 @@ ERRORS = """async ({picture, y, names}) => {
     const grads = new Float64Array(await file(`./${name}-grads.bin`));
     worst[name] = { logits: 0, grads: 0 };
     for (let n = 0; n < y.length; n++) {
-      const x = Float64Array.from(pixels.subarray(n * picture, (n + 1) * picture), (v) => v / 255);
+      const x = Float64Array.from(pixels.subarray(n * image, (n + 1) * image), (v) => v / 255);
       const ours = Float64Array.from(network.forward(x));
       model.look(x, y[n]);
       const grad = model.gradient(y[n]);
       const nth = (all, length) => all.subarray(n * length, (n + 1) * length);
       const errors = {
         logits: furthest(ours, nth(logits, ours.length)),
-        grads: furthest(grad, nth(grads, picture)),
+        grads: furthest(grad, nth(grads, image)),
       };
       for (const kind in errors) worst[name][kind] = Math.max(worst[name][kind], errors[kind]);
     }
@@ -78,7 +77,7 @@ ATTACK = """async ({network, x, task}) => {
   const attack = run(window.model[network], Float64Array.from(x, (v) => v / 255), task);
   let turn = attack.next();
   while (!turn.done) turn = attack.next();
-  return { ...turn.value, picture: Array.from(turn.value.picture) };
+  return { ...turn.value, image: Array.from(turn.value.image) };
 }"""
 
 
@@ -112,7 +111,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, opening: dict[str, Any]) -> P
             f"<body><main><h1>Lab</h1>{element * labs}<p>after</p></main></body></html>"
         )
         # Under the policy of the book's pages.
-        (root / f"{name}.html").write_text(page_policy.guarded(page), encoding="utf-8")
+        (root / f"{name}.html").write_text(policy.guard(page), encoding="utf-8")
     return root
 
 
@@ -230,7 +229,7 @@ def pick(page: Any, name: str) -> None:
 
 @pytest.fixture(scope="session")
 def compared(site: Path) -> list[int]:
-    """Write 100 pictures and what PyTorch makes of them; return their classes."""
+    """Write 100 images and what PyTorch makes of them; return their classes."""
     x, y = signs.render(COMPARED, seed=77)
     x = (x * 255).round()
     (site / "compared.bin").write_bytes(_channels_last(x.to(torch.uint8)).tobytes())
@@ -251,7 +250,7 @@ def _channels_last(x: Tensor) -> np.ndarray:
 def test_logits_and_input_gradients_are_pytorchs(compared, served, visit):
     page = visit(f"{served}one.html")
     names = list(lab.NETWORKS)
-    worst = page.evaluate(ERRORS, {"picture": 64 * 64 * 3, "y": compared, "names": names})
+    worst = page.evaluate(ERRORS, {"image": 64 * 64 * 3, "y": compared, "names": names})
     assert set(worst) == set(names)
     for errors in worst.values():
         # What is asked is 1e-4. Both compute in double precision, so far less is left.
@@ -264,7 +263,7 @@ def test_logits_and_input_gradients_are_pytorchs(compared, served, visit):
 @pytest.mark.parametrize("network", lab.NETWORKS)
 def test_the_attacks_are_advlibs(served, visit, network, attack, norm):
     page = visit(f"{served}one.html")
-    x, y = (part[2:3] for part in lab.pictures())
+    x, y = (part[2:3] for part in lab.images())
     goal = torch.tensor([9]) if attack == "targeted" else y
     eps, steps = {"linf": 4 / 255, "l2": 1.5}[norm], 5
     model, x = advlib.models.load(lab.NETWORKS[network]).double(), x.double()
@@ -284,10 +283,10 @@ def test_the_attacks_are_advlibs(served, visit, network, attack, norm):
     found = page.evaluate(ATTACK, sent)
     np.testing.assert_allclose(found["losses"], losses, rtol=1e-4)
     np.testing.assert_allclose(found["probabilities"], model(x_adv).softmax(1)[0], atol=1e-4)
-    delta = np.array(found["picture"]) - _channels_last(x).ravel()
+    delta = np.array(found["image"]) - _channels_last(x).ravel()
     size = np.abs(delta).max() if norm == "linf" else np.linalg.norm(delta)
     assert size <= eps * (1 + 1e-9)
-    assert min(found["picture"]) >= 0 and max(found["picture"]) <= 1
+    assert min(found["image"]) >= 0 and max(found["image"]) <= 1
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -296,9 +295,7 @@ def test_noise_has_the_size_it_says(served, visit, norm):
     eps = {"linf": 4 / 255, "l2": 1.5}[norm]
     task = {"attack": "noise", "norm": norm, "eps": eps, "steps": 1, "y": 0}
     x = [128] * 64 * 64 * 3
-    delta = np.array(
-        page.evaluate(ATTACK, {"network": "standard", "x": x, "task": task})["picture"]
-    )
+    delta = np.array(page.evaluate(ATTACK, {"network": "standard", "x": x, "task": task})["image"])
     delta -= 128 / 255
     if norm == "linf":
         np.testing.assert_allclose(np.abs(delta), eps)
@@ -408,12 +405,12 @@ def test_it_computes_served_and_from_disk(site, served, visit, place):
     slider = page.get_by_role("slider", name="epsilon")
     slider.fill("0")
     settled(page)
-    assert verdicts(page) == ["reads stop", "reads stop"]
+    assert verdicts(page) == ["predicts stop", "predicts stop"]
     pick(page, "Targeted PGD")
     slider.fill("8")
     page.get_by_role("combobox", name="target").select_option("no entry")
     settled(page)
-    assert verdicts(page)[0] == "reads no entry"
+    assert verdicts(page)[0] == "predicts no entry"
     assert "no entry" in page.locator(".advlib-chart").inner_text()
 
 
@@ -426,11 +423,11 @@ def test_the_opening_state_needs_no_network(served, visit):
         slider.press(key)
         settled(page)
         seen.append(page.locator(".lab-column").all_inner_texts())
-    assert "reads stop" in seen[0][0] and "reads stop" in seen[0][1]
-    assert "reads stop" not in seen[1][0] and "reads stop" in seen[1][1]
+    assert "predicts stop" in seen[0][0] and "predicts stop" in seen[0][1]
+    assert "predicts stop" not in seen[1][0] and "predicts stop" in seen[1][1]
     assert status(page) == ""
     pick(page, "PGD")
-    hears(page, "[role=status]", "The networks are on their way")
+    hears(page, "[role=status]", "Loading the networks")
     assert page.locator(".lab-stale").count() == 2
 
 
@@ -447,7 +444,7 @@ DRAWN = """() => {
   };
   const wide = (element) => element.getBoundingClientRect().width;
   return [...document.querySelectorAll(".lab-column")].map((column, n) => {
-    const [picture, change] = [...column.querySelectorAll("canvas")].map(values);
+    const [image, change] = [...column.querySelectorAll("canvas")].map(values);
     const bars = [...column.querySelectorAll(".lab-bar")].map((bar) => [
       bar.querySelector(".lab-class").textContent,
       wide(bar.querySelector(".advlib-fill")) / wide(bar.querySelector(".advlib-track")),
@@ -456,7 +453,7 @@ DRAWN = """() => {
     const curve = chart.querySelectorAll("svg[role=img] polyline")[n];
     const points = curve.getAttribute("points").split(" ");
     const across = points.map((point) => Number(point.split(",")[0]));
-    return { picture, change, bars, across, losses: points.map(loss) };
+    return { image, change, bars, across, losses: points.map(loss) };
   });
 }"""
 
@@ -468,10 +465,10 @@ def _check_drawn(
     probabilities: Any,
     losses: list[float],
 ) -> None:
-    """Compare what a column shows with pictures in [0, 255], channels last, and with numbers."""
-    picture, change = (np.array(column[name]) for name in ("picture", "change"))
+    """Compare what a column shows with images in [0, 255], channels last, and with numbers."""
+    image, change = (np.array(column[name]) for name in ("image", "change"))
     # A canvas rounds. Where the gradient is all but 0, its sign is anyone's.
-    assert (np.abs(picture - x_adv) <= 1).mean() > 0.999
+    assert (np.abs(image - x_adv) <= 1).mean() > 0.999
     expected = (127.5 + 10 * (x_adv - x)).clip(0, 255)
     assert (np.abs(change - expected) <= 1).mean() > 0.999
     names, widths, said = zip(*column["bars"], strict=True)
@@ -508,8 +505,8 @@ def test_what_is_drawn_is_what_advlib_finds(served, visit, norm):
     page.get_by_role("slider", name="epsilon").fill("3")
     settled(page)
     eps, kind = {"L∞": (3 / 255, "linf"), "L2": (0.75, "l2")}[norm]
-    place = signs.CLASS_NAMES.index("yield") * lab.PICTURES_PER_CLASS
-    x, y = (part[place : place + 1] for part in lab.pictures())
+    place = signs.CLASS_NAMES.index("yield") * lab.IMAGES_PER_CLASS
+    x, y = (part[place : place + 1] for part in lab.images())
     x = (x.double() * 255).round() / 255
     for column, title in zip(page.evaluate(DRAWN), lab.NETWORKS.values(), strict=True):
         model = advlib.models.load(title).double()
@@ -518,15 +515,15 @@ def test_what_is_drawn_is_what_advlib_finds(served, visit, norm):
             model, x, y, eps, norm=kind, steps=10, random_start=False,
             on_step=lambda *seen, losses=losses: losses.append(float(seen[3])),
         )  # fmt: skip
-        pictures = [255 * _channels_last(part).ravel() for part in (x, x_adv)]
-        _check_drawn(column, *pictures, model(x_adv).softmax(1)[0].detach(), losses)
+        images = [255 * _channels_last(part).ravel() for part in (x, x_adv)]
+        _check_drawn(column, *images, model(x_adv).softmax(1)[0].detach(), losses)
 
 
 def test_the_keyboard_does_it_all(served, visit):
     page = ready(visit(f"{served}one.html"))
-    picture = page.get_by_role("radio", checked=True).first
-    picture.focus()
-    picture.press("ArrowRight")
+    image = page.get_by_role("radio", checked=True).first
+    image.focus()
+    image.press("ArrowRight")
     settled(page)
     page.keyboard.press("Tab")  # the file
     assert page.evaluate("document.activeElement.type") == "file"
@@ -539,12 +536,12 @@ def test_the_keyboard_does_it_all(served, visit):
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowRight")
     assert page.get_by_role("radio", name="L2").is_checked()
+    settled(page)
     slider = page.get_by_role("slider", name="epsilon")
     assert slider.get_attribute("aria-valuetext") == "1.25"
-    settled(page)
     said = page.locator("[aria-live=polite]")
     page.wait_for_function(
-        "e => e.textContent.includes('Robust network: reads')", arg=said.element_handle()
+        "e => e.textContent.includes('Robust network: predicts')", arg=said.element_handle()
     )
 
 
@@ -613,8 +610,8 @@ def test_a_round_counts_whose_errors_are_more(served, visit):
     assert its >= 15  # PGD within 8/255 on a network that nobody protected
     assert 0 < yours <= 20  # the first button, whatever it said
     assert "Sign 20 was" in result.inner_text()
-    whose = {yours > its: "You err more.", yours < its: "The network errs more."}
-    assert result.inner_text().endswith(whose.get(True, "You err equally often."))
+    whose = {yours > its: "You make more errors.", yours < its: "The network makes more errors."}
+    assert result.inner_text().endswith(whose.get(True, "You make equally many errors."))
 
 
 def test_a_round_that_cannot_be_played_says_so(served, visit):
@@ -681,7 +678,7 @@ def test_a_round_and_its_scores_survive_a_reload(site, served, visit, place):
     assert its >= 15 and 0 < yours <= 20
     page.reload()
     page.get_by_text("You against the network").click()
-    said = f"the one round that you finished: you erred on {yours} of 20 signs"
+    said = f"the one round that you finished: you made errors on {yours} of 20 signs"
     assert f"{said}, the standard network on {its}." in page.locator(".lab-round").inner_text()
     assert page.get_by_role("button", name="Play again").is_visible()
     page.evaluate("localStorage.clear()")
@@ -713,13 +710,13 @@ def test_scores_that_are_none_count_as_none(served, visit):
     assert "places" in page.evaluate("localStorage.getItem('advlib:/one:round')")
 
 
-# -- the reader's own picture
+# -- the reader's own image
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Write files that a reader may choose; return them by name."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     ramp = np.tile(np.linspace(0, 255, 200, dtype=np.uint8), (120, 1))
     colour = np.stack([ramp, ramp[:, ::-1], ramp // 2], -1)
     clear = np.dstack([colour, ramp])
@@ -738,7 +735,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder / "cut.jpg").write_bytes(whole[: len(whole) * 2 // 3])
     (folder / "stump.jpg").write_bytes(whole[: len(whole) // 3])
     (folder / "wrong.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 400)
-    (folder / "text.txt").write_text("not a picture")
+    (folder / "text.txt").write_text("not an image")
     (folder / "empty.png").write_bytes(b"")
     with (folder / "heavy.png").open("wb") as file:
         file.truncate(61_000_000)
@@ -758,11 +755,11 @@ def _as_pillow_sees_it(path: Path) -> np.ndarray:
 
 
 def _check_shown(page: Any, expected: np.ndarray) -> None:
-    """Compare the picture that the networks read, without a change, with `expected`."""
+    """Compare the image that the networks read, without a change, with `expected`."""
     slider = page.get_by_role("slider", name="epsilon")
     slider.fill("0")
     settled(page)
-    shown = np.array(page.evaluate(DRAWN)[0]["picture"]).reshape(64, 64, 3)
+    shown = np.array(page.evaluate(DRAWN)[0]["image"]).reshape(64, 64, 3)
     assert np.abs(shown - expected).max() <= 3  # each rounds and averages in its own way
     slider.fill("4")
     settled(page)
@@ -779,21 +776,21 @@ def _check_shown(page: Any, expected: np.ndarray) -> None:
         ("dot.png", "resized"),
     ],
 )
-def test_a_picture_of_any_kind_is_attacked(served, visit, pictures, name, said):
+def test_an_image_of_any_kind_is_attacked(served, visit, images, name, said):
     page = ready(visit(f"{served}one.html"))
-    page.locator("input[type=file]").set_input_files(pictures[name])
-    page.get_by_role("combobox", name="it shows").wait_for()
+    page.locator("input[type=file]").set_input_files(images[name])
+    page.get_by_role("combobox", name="true class").wait_for()
     settled(page)
     assert said in status(page)
-    assert "The standard network reads" in status(page)
-    _check_shown(page, _as_pillow_sees_it(pictures[name]))
-    page.get_by_role("combobox", name="it shows").select_option("yield")
+    assert "The standard network predicts" in status(page)
+    _check_shown(page, _as_pillow_sees_it(images[name]))
+    page.get_by_role("combobox", name="true class").select_option("yield")
     pick(page, "PGD")
     settled(page)
     assert "yield" in page.locator(".advlib-chart").inner_text()
     page.get_by_role("radio", name="stop", exact=True).check(force=True)
     settled(page)
-    assert not page.get_by_role("combobox", name="it shows").is_visible()
+    assert not page.get_by_role("combobox", name="true class").is_visible()
     assert status(page) == ""
 
 
@@ -802,16 +799,16 @@ def test_a_picture_of_any_kind_is_attacked(served, visit, pictures, name, said):
     [
         ("huge.png", "16000 × 16000 pixels, too many"),
         ("heavy.png", "61 MB; the lab reads up to 60 MB"),
-        ("wrong.png", "could not be read as a picture"),
-        ("text.txt", "could not be read as a picture"),
-        ("empty.png", "could not be read as a picture"),
-        ("stump.jpg", "could not be read as a picture"),
+        ("wrong.png", "could not be read as an image"),
+        ("text.txt", "could not be read as an image"),
+        ("empty.png", "could not be read as an image"),
+        ("stump.jpg", "could not be read as an image"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named_in_a_sentence(served, visit, pictures, name, said):
+def test_a_file_that_cannot_be_read_is_named_in_a_sentence(served, visit, images, name, said):
     page = ready(visit(f"{served}one.html"))
     before = verdicts(page)
-    page.locator("input[type=file]").set_input_files(pictures[name])
+    page.locator("input[type=file]").set_input_files(images[name])
     page.wait_for_function(
         "t => document.querySelector('[role=status]').textContent.includes(t)", arg=said
     )
@@ -820,7 +817,7 @@ def test_a_file_that_cannot_be_read_is_named_in_a_sentence(served, visit, pictur
     settled(page)
 
 
-def test_a_slider_moved_while_a_picture_is_read_does_not_lose_it(served, visit, pictures):
+def test_a_slider_moved_while_an_image_is_read_does_not_lose_it(served, visit, images):
     page = ready(visit(f"{served}one.html", script=WATCHED))
     pick(page, "PGD")
     page.evaluate("""() => {
@@ -834,15 +831,15 @@ def test_a_slider_moved_while_a_picture_is_read_does_not_lose_it(served, visit, 
         window.moved = true;
       };
     }""")
-    page.locator("input[type=file]").set_input_files(pictures["plain.jpg"])
-    hears(page, "[role=status]", "The standard network reads")
+    page.locator("input[type=file]").set_input_files(images["plain.jpg"])
+    hears(page, "[role=status]", "The standard network predicts")
     settled(page)
     assert page.evaluate("window.moved")
     assert page.get_by_role("slider", name="epsilon").get_attribute("aria-valuetext") == "9/255"
-    assert page.get_by_role("combobox", name="it shows").is_visible()
+    assert page.get_by_role("combobox", name="true class").is_visible()
 
 
-# The first picture stays undecoded until the test lets it go.
+# The first image stays undecoded until the test lets it go.
 SLOW_DECODE = """const src = Object.getOwnPropertyDescriptor(HTMLImageElement.prototype, "src");
 Object.defineProperty(HTMLImageElement.prototype, "src", { ...src, set(value) {
   const go = () => src.set.call(this, value);
@@ -851,50 +848,50 @@ Object.defineProperty(HTMLImageElement.prototype, "src", { ...src, set(value) {
 
 
 @pytest.mark.parametrize("later", ["upload", "file that is none", "pick"])
-def test_what_is_chosen_last_is_shown(served, visit, pictures, later):
-    """However long an earlier picture takes."""
+def test_what_is_chosen_last_is_shown(served, visit, images, later):
+    """However long an earlier image takes."""
     page = ready(visit(f"{served}one.html", script=SLOW_DECODE))
     field = page.locator("input[type=file]")
-    field.set_input_files(pictures["clear.png"])
+    field.set_input_files(images["clear.png"])
     page.wait_for_function("() => window.release")
     said = ""
     if later == "pick":
         page.get_by_role("radio", name="yield", exact=True).check(force=True)
     elif later == "upload":
-        field.set_input_files(pictures["grey.png"])
-        said = "The standard network reads"
+        field.set_input_files(images["grey.png"])
+        said = "The standard network predicts"
     else:
-        field.set_input_files(pictures["text.txt"])
-        said = "could not be read as a picture"
+        field.set_input_files(images["text.txt"])
+        said = "could not be read as an image"
     hears(page, "[role=status]", said)
     settled(page)
-    before = status(page), page.evaluate(DRAWN)[0]["picture"]
+    before = status(page), page.evaluate(DRAWN)[0]["image"]
     page.evaluate("window.release()")
     page.wait_for_timeout(400)
     settled(page)
-    assert (status(page), page.evaluate(DRAWN)[0]["picture"]) == before
+    assert (status(page), page.evaluate(DRAWN)[0]["image"]) == before
 
 
-def test_a_picture_waits_for_networks_that_do_not_come_at_once(served, visit, pictures):
+def test_an_image_waits_for_networks_that_do_not_come_at_once(served, visit, images):
     page = visit(
         f"{served}one.html",
         prepare=lambda p: _answer(p, "weights.bin", status=404, body=""),
         expected="Failed to load resource",
     )
     page.get_by_role("alert").wait_for()
-    page.locator("input[type=file]").set_input_files(pictures["grey.png"])
-    hears(page, "[role=status]", "Your picture waits for the networks.")
+    page.locator("input[type=file]").set_input_files(images["grey.png"])
+    hears(page, "[role=status]", "Your image waits for the networks.")
     page.get_by_role("alert").wait_for()
     page.unroute("**/weights.bin*")
     page.get_by_role("button", name="Try again").click()
-    hears(page, "[role=status]", "The standard network reads")
+    hears(page, "[role=status]", "The standard network predicts")
 
 
-def test_a_sentence_is_written_once_however_often_the_lab_is_drawn(served, visit, pictures):
+def test_a_sentence_is_written_once_however_often_the_lab_is_drawn(served, visit, images):
     """A screen reader says again what is written again."""
     page = ready(visit(f"{served}one.html"))
-    page.locator("input[type=file]").set_input_files(pictures["dot.png"])
-    hears(page, "[role=status]", "The standard network reads")
+    page.locator("input[type=file]").set_input_files(images["dot.png"])
+    hears(page, "[role=status]", "The standard network predicts")
     for stop in (0, 1, 2):  # else it says that it computes
         page.evaluate(FRAME, stop)
         settled(page)
@@ -909,33 +906,33 @@ def test_a_sentence_is_written_once_however_often_the_lab_is_drawn(served, visit
     assert page.evaluate("window.written") == 0
 
 
-def test_a_picture_that_was_cut_short_is_shown_as_far_as_it_goes(served, visit, pictures):
+def test_an_image_that_was_cut_short_is_shown_as_far_as_it_goes(served, visit, images):
     page = ready(visit(f"{served}one.html"))
-    page.locator("input[type=file]").set_input_files(pictures["cut.jpg"])
+    page.locator("input[type=file]").set_input_files(images["cut.jpg"])
     hears(page, "[role=status]", "64 × 64 pixels, what was transparent became white. The standard")
     page.get_by_role("slider", name="epsilon").fill("0")
     settled(page)
-    shown = np.array(page.evaluate(DRAWN)[0]["picture"]).reshape(64, 64, 3)
-    whole = _as_pillow_sees_it(pictures["plain.jpg"])
+    shown = np.array(page.evaluate(DRAWN)[0]["image"]).reshape(64, 64, 3)
+    whole = _as_pillow_sees_it(images["plain.jpg"])
     assert np.abs(shown - whole)[:16].max() <= 3
     assert (shown[-4:] == 255).all()
 
 
-def test_a_picture_just_below_the_limit_is_taken(served, visit, pictures):
+def test_an_image_just_below_the_limit_is_taken(served, visit, images):
     page = ready(visit(f"{served}one.html"))
-    page.locator("input[type=file]").set_input_files(pictures["large.png"])
+    page.locator("input[type=file]").set_input_files(images["large.png"])
     hears(page, "[role=status]", "Its middle was cut out as a square, it was resized to 64 × 64")
     _check_shown(page, np.full((64, 64, 3), 255))
 
 
-def test_a_large_picture_is_made_small_before_its_pixels_are_read(served, visit, pictures):
+def test_a_large_image_is_made_small_before_its_pixels_are_read(served, visit, images):
     page = ready(visit(f"{served}one.html", script="""window.widest = 0;
       const { getImageData } = CanvasRenderingContext2D.prototype;
       CanvasRenderingContext2D.prototype.getImageData = function (...all) {
         window.widest = Math.max(window.widest, all[2]);
         return getImageData.apply(this, all);
       }"""))  # fmt: skip
-    page.locator("input[type=file]").set_input_files(pictures["wide.png"])
+    page.locator("input[type=file]").set_input_files(images["wide.png"])
     hears(page, "[role=status]", "what was transparent became white")
     assert page.evaluate("window.widest") == 64
 
@@ -947,21 +944,21 @@ def test_a_large_picture_is_made_small_before_its_pixels_are_read(served, visit,
         "return {data: crypto.getRandomValues(new Uint8Array(16384))}",
     ],
 )
-def test_a_browser_that_hides_pixels_is_named_in_a_sentence(served, visit, pictures, pixels):
+def test_a_browser_that_hides_pixels_is_named_in_a_sentence(served, visit, images, pixels):
     hide = f"CanvasRenderingContext2D.prototype.getImageData = () => {{ {pixels} }}"
     page = ready(visit(f"{served}one.html", script=hide))
     before = verdicts(page)
-    page.locator("input[type=file]").set_input_files(pictures["plain.jpg"])
-    hears(page, "[role=status]", "does not let this page read the picture's pixels")
+    page.locator("input[type=file]").set_input_files(images["plain.jpg"])
+    hears(page, "[role=status]", "does not let this page read the image's pixels")
     assert verdicts(page) == before
 
 
-def test_no_upload_leaves_the_page(served, visit, pictures):
+def test_no_upload_leaves_the_page(served, visit, images):
     sent = []
     page = ready(visit(f"{served}one.html"))
     page.on("request", lambda request: sent.append(request.url))
-    page.locator("input[type=file]").set_input_files(pictures["plain.jpg"])
-    page.get_by_role("combobox", name="it shows").wait_for()
+    page.locator("input[type=file]").set_input_files(images["plain.jpg"])
+    page.get_by_role("combobox", name="true class").wait_for()
     settled(page)
     assert [url for url in sent if not url.startswith("blob:")] == []
 
@@ -978,7 +975,7 @@ def test_a_script_that_fails_leaves_a_sentence(served, visit):
     page.get_by_text("needs its script").wait_for()
 
 
-def test_the_picture_for_readers_without_scripts_is_not_fetched_by_others(served, visit):
+def test_the_image_for_readers_without_scripts_is_not_fetched_by_others(served, visit):
     fetched = []
     watch = lambda page: page.on("request", lambda r: fetched.append(r.url))  # noqa: E731
     ready(visit(f"{served}one.html", prepare=watch))
@@ -1002,7 +999,7 @@ def test_sliders_dragged_wildly_end_where_they_stop(served, visit):
       eps.dispatchEvent(new Event("input", { bubbles: true }));
     }""")
     settled(page)
-    assert verdicts(page) == ["reads stop", "reads stop"]
+    assert verdicts(page) == ["predicts stop", "predicts stop"]
     assert page.get_by_role("slider", name="epsilon").get_attribute("aria-valuetext") == "0/255"
 
 
@@ -1021,20 +1018,20 @@ def test_two_labs_do_not_touch_each_other(served, visit):
     first.get_by_role("radio", name="PGD", exact=True).check(force=True)
     second.get_by_role("radio", name="Noise", exact=True).check(force=True)
     settled(page)
-    assert first.locator(".lab-verdict").first.inner_text() != "reads stop"
-    assert second.locator(".lab-verdict").all_inner_texts() == ["reads stop"] * 2
+    assert first.locator(".lab-verdict").first.inner_text() != "predicts stop"
+    assert second.locator(".lab-verdict").all_inner_texts() == ["predicts stop"] * 2
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(set(ids)) == len(ids)
     assert sum("weights.bin" in url for url in fetched) == 1
 
 
-def test_without_scripts_a_picture_and_a_sentence_stand_there(served, browser):
+def test_without_scripts_an_image_and_a_sentence_stand_there(served, browser):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"{served}one.html")
     assert page.get_by_text("needs its script").is_visible()
     still = page.get_by_role("img")
-    assert "standard network reads" in still.get_attribute("alt")
+    assert "standard network classifies it as" in still.get_attribute("alt")
     assert still.evaluate("e => e.naturalWidth") > 300
     context.close()
 
@@ -1065,7 +1062,7 @@ def test_it_computes_without_worker_storage_and_webgl(served, visit, script):
     page = ready(visit(f"{served}one.html", script=script))
     pick(page, "PGD")
     settled(page)
-    assert verdicts(page)[0] != "reads stop"
+    assert verdicts(page)[0] != "predicts stop"
     begin(page)
     play(page, 1, 2)
     page.get_by_text("Sign 3 of 20").wait_for()
@@ -1162,7 +1159,7 @@ def test_workers_send_short_numbers_and_leave_no_address_behind(served, visit):
     page = ready(visit(f"{served}one.html", script=WATCHED))
     page.evaluate("""window.kinds = new Set(); window.workers.forEach((worker) => {
       worker.addEventListener("message", ({ data }) => {
-        if (data.found) window.kinds.add(data.found.picture.constructor.name);
+        if (data.found) window.kinds.add(data.found.image.constructor.name);
       });
     })""")
     pick(page, "PGD")
@@ -1224,10 +1221,10 @@ def _answer(page: Any, name: str, **answer: Any) -> None:
     ("fault", "said"),
     [
         ("missing", "The server answered 404."),
-        ("truncated", "The file of weights is not whole."),
-        ("page instead", "The file of weights is not whole."),
-        ("empty", "The file of weights is not whole."),
-        ("damaged", "The file of weights is not whole."),
+        ("truncated", "The file of weights is incomplete."),
+        ("page instead", "The file of weights is incomplete."),
+        ("empty", "The file of weights is incomplete."),
+        ("damaged", "The file of weights is incomplete."),
         ("offline", "The server could not be reached."),
     ],
 )
@@ -1253,7 +1250,7 @@ def test_weights_that_fail_leave_the_stored_result_and_a_sentence(site, served, 
     assert said in alert.inner_text()
     page.get_by_role("slider", name="epsilon").fill("0")
     settled(page)
-    assert verdicts(page) == ["reads stop", "reads stop"]
+    assert verdicts(page) == ["predicts stop", "predicts stop"]
     assert page.get_by_text("after").is_visible()
     page.unroute("**/weights.bin*")
     page.get_by_role("button", name="Try again").click()
@@ -1266,14 +1263,14 @@ def test_weights_that_fail_leave_the_stored_result_and_a_sentence(site, served, 
     ("answer", "said"),
     [
         ({"status": 404}, "The file did not arrive."),
-        ({"body": '(window.advlibLab ??= {}).pictures = "AAAA";'}, "pictures is not whole"),
-        ({"body": '(window.advlibLab ??= {}).pictures = "?";'}, "pictures is not whole"),
+        ({"body": '(window.advlibLab ??= {}).images = "AAAA";'}, "images is incomplete"),
+        ({"body": '(window.advlibLab ??= {}).images = "?";'}, "images is incomplete"),
     ],
 )
-def test_pictures_that_fail_are_named(served, visit, answer, said):
+def test_images_that_fail_are_named(served, visit, answer, said):
     page = visit(
         f"{served}one.html",
-        prepare=lambda p: _answer(p, "pictures.js", **answer),
+        prepare=lambda p: _answer(p, "images.js", **answer),
         expected="Failed to load resource",
     )
     alert = page.get_by_role("alert")
@@ -1286,7 +1283,7 @@ def test_pictures_that_fail_are_named(served, visit, answer, said):
     ("file", "limit", "said"),
     [
         ("weights.bin", 20_000, "The server has sent nothing for 20 seconds."),
-        ("pictures.js", 60_000, "The file did not arrive."),
+        ("images.js", 60_000, "The file did not arrive."),
     ],
 )
 def test_a_server_that_falls_silent_is_not_waited_for(served, visit, file, limit, said):
@@ -1307,8 +1304,8 @@ def test_a_server_that_falls_silent_is_not_waited_for(served, visit, file, limit
     ("fault", "said"),
     [
         ("missing", "The file did not arrive."),
-        ("no base64", "The file of weights is not whole."),
-        ("cut short", "The file of weights is not whole."),
+        ("no base64", "The file of weights is incomplete."),
+        ("cut short", "The file of weights is incomplete."),
     ],
 )
 def test_from_disk_weights_that_fail_are_named_too(site, visit, tmp_path, fault, said):
@@ -1360,7 +1357,7 @@ def test_in_the_book_it_answers_within_two_seconds_on_fast_3g(packed, visit):
     page.get_by_role("slider", name="epsilon").press("Home")
     page.wait_for_function("() => window.read.length > 1 && window.read.at(-1).at")
     first, *_, last = page.evaluate("window.read")
-    assert last["said"] == "reads stop,reads stop"
+    assert last["said"] == "predicts stop,predicts stop"
     loaded = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
     assert 0 < last["at"] - loaded < 2000
     assert first["at"] < 3000

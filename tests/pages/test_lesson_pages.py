@@ -6,19 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import static_widgets
-from scripts import BLOCKED_STORAGE
-
-LESSONS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-
-# What a reader sees of an explorer: its sentence, its pictures, bars and lines.
-SEEN = """e => [
-  e.querySelector('.advlib-text')?.innerText,
-  ...[...e.querySelectorAll('img')].map(i => i.src),
-  ...[...e.querySelectorAll('.advlib-fill')].map(f => f.style.width),
-  ...[...e.querySelectorAll('svg')].map(s => s.innerHTML),
-].join('|')"""
-
+from course import explorers
+from repository import LESSONS
+from scripts import BLOCKED_STORAGE, SEEN
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "reduced_motion": "reduce", "has_touch": True}
 
@@ -30,7 +20,7 @@ def page(request: pytest.FixtureRequest, reader: Callable[..., Any], book: Path)
     opened.goto((book / "notebooks" / f"{request.param.stem}.html").as_uri(), wait_until="load")
     opened.locator(".advlib-explorer").first.wait_for()
     yield opened
-    assert opened.get_by_text(static_widgets.MISSED).count() == 0
+    assert opened.get_by_text(explorers.MISSED).count() == 0
 
 
 def test_every_control_of_every_explorer_does_something(page: Any) -> None:
@@ -55,18 +45,116 @@ def test_every_control_of_every_explorer_does_something(page: Any) -> None:
             assert len(states) > 1, f"{control.evaluate('e => e.outerHTML')[:200]} does nothing"
 
 
+# How high controls, images and curves are together, how high the page's header is, which stays
+# above them, and how far each row of an explorer is from the column's two edges.
+LAYOUT = """e => {
+  const find = (what, from = e) => [...from.querySelectorAll(what)];
+  const edge = (all, side, most) =>
+    Math[most](...all.map((one) => one.getBoundingClientRect()[side]));
+  const column = e.querySelector(".advlib-scene").getBoundingClientRect();
+  const controls = find(".advlib-control");
+  const rows = [
+    ...controls.map((one) => find("input[type=range], select, .advlib-value, div", one)),
+    ...find(".advlib-images:not(:empty)").map((one) => find("img", one)),
+    ...find(".advlib-bars:not(:empty), .advlib-chart").map((one) => [one]),
+  ];
+  return {
+    height: edge(find("figure, .advlib-chart"), "bottom", "max") - edge(controls, "top", "min"),
+    header: document.querySelector(".bd-header-article").offsetHeight,
+    gaps: rows.map((row) =>
+      [edge(row, "left", "min") - column.left, column.right - edge(row, "right", "max")]),
+  };
+}"""
+
+
+# The figure of lesson 4 has three images and a curve: known, and to be mended.
+TOO_TALL = {("04-pgd", 390)}
+
+
+@pytest.mark.parametrize("size", [(390, 844), (1280, 900)], ids=["phone", "desktop"])
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_controls_images_and_curve_are_seen_at_once(
+    path: Path,
+    size: tuple[int, int],
+    reader: Callable[..., Any],
+    book: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    if (path.stem, size[0]) in TOO_TALL:
+        request.applymarker(pytest.mark.xfail(reason="160 pixels too tall", strict=True))
+    page = reader(viewport={"width": size[0], "height": size[1]}).new_page()
+    page.goto((book / "notebooks" / f"{path.stem}.html").as_uri(), wait_until="load")
+    page.locator(".advlib-explorer").first.wait_for()
+    for explorer in page.locator(".advlib-explorer").all():
+        seen = explorer.evaluate(LAYOUT)
+        assert seen["height"] <= size[1] - seen["header"]
+        if size[0] == 390:
+            assert all(abs(gap) < 1 for row in seen["gaps"] for gap in row), seen["gaps"]
+
+
+def lock(guess: Any) -> None:
+    """Move a guess and lock it."""
+    button = guess.get_by_role("button", name="Lock my guess")
+    assert button.is_disabled()
+    first = guess.get_by_role("radio")
+    if first.count():
+        first.first.check(force=True)
+    else:
+        guess.get_by_role("slider").press("ArrowRight")
+    button.click()
+
+
 def test_every_guess_can_be_locked_and_is_answered(page: Any) -> None:
     answers = page.locator(".advlib-reveal").count()
     for guess in page.locator(".advlib-predict").all():
-        first = guess.get_by_role("radio")
-        if first.count():
-            first.first.check(force=True)
-        guess.get_by_role("button", name="Lock my guess").click()
+        lock(guess)
         assert guess.get_by_role("button", name="Guess again").is_visible()
     for reveal in page.locator(".advlib-reveal").all():
-        mine, measured = reveal.locator("dd").all_inner_texts()
-        assert mine.strip() and measured.strip()
+        mine, answer = reveal.locator("dd").all_inner_texts()
+        assert mine.strip() and answer.strip()
     assert page.locator(".advlib-reveal").count() == answers >= 1
+
+
+def seen(fold: Any) -> list[bool]:
+    """Whether each text, output and figure of an answer is seen."""
+    what = ":scope > :not(summary), .cell_output > .output, .advlib-reveal .advlib-title"
+    return [part.is_visible() for part in fold.locator(what).all()]
+
+
+def test_what_states_an_answer_is_seen_after_the_guess_only(page: Any) -> None:
+    folds = page.locator("details.answer").all()
+    assert len(folds) == page.locator(".advlib-reveal").count() >= 1
+    guesses = page.locator(".advlib-predict").all()  # in the order of their answers
+    for guess, fold in zip(guesses, folds, strict=False):
+        assert len(seen(fold)) >= 3 and not any(seen(fold))
+        lock(guess)
+        assert all(seen(fold))
+    page.reload(wait_until="load")
+    assert all(all(seen(fold)) for fold in folds)
+    for guess, fold in zip(guesses, folds, strict=False):
+        guess.get_by_role("button", name="Guess again").click()
+        assert not any(seen(fold))
+
+
+def test_a_link_into_an_answer_opens_it(reader: Callable[..., Any], book: Path) -> None:
+    page = reader().new_page()
+    address = (book / "notebooks" / "02-the-steep-direction.html").as_uri()
+    page.goto(f"{address}#proposition-2-2", wait_until="load")
+    page.locator("details.answer #proposition-2-2").wait_for()
+
+
+def test_a_page_prints_with_its_answers_and_images(reader: Callable[..., Any], book: Path) -> None:
+    page = reader().new_page()
+    page.goto((book / "notebooks" / "03-fgsm.html").as_uri(), wait_until="load")
+    folds = page.locator("details.answer").all()
+    assert not any(any(seen(fold)) for fold in folds)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert all(all(seen(fold)) for fold in folds)
+    page.wait_for_function(
+        "[...document.querySelectorAll('.cell_output img')].every((i) => i.naturalWidth > 0)"
+    )
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not any(any(seen(fold)) for fold in folds)
 
 
 def test_every_question_of_the_quiz_can_be_got_right_and_wrong(page: Any) -> None:
@@ -111,12 +199,12 @@ def test_a_file_that_does_not_arrive_is_told_in_one_sentence_and_harms_no_other(
     page.route(lost, lambda route: route.fulfill(status=status) if status else route.abort())
     page.goto(f"{address}notebooks/04-pgd.html", wait_until="load")
     places = page.locator(".advlib-widget")
-    told = places.filter(has_text=static_widgets.MISSED)
+    told = places.filter(has_text=explorers.MISSED)
     assert told.count() == (places.count() if all_widgets else 1)
-    assert all(place.inner_text().count(static_widgets.MISSED) == 1 for place in told.all())
-    picture = told.get_by_role("img")
-    picture.scroll_into_view_if_needed()
-    page.wait_for_function("e => e.naturalWidth > 0", arg=picture.element_handle())
+    assert all(place.inner_text().count(explorers.MISSED) == 1 for place in told.all())
+    image = told.get_by_role("img")
+    image.scroll_into_view_if_needed()
+    page.wait_for_function("e => e.naturalWidth > 0", arg=image.element_handle())
     if not all_widgets:
         page.locator(".advlib-quiz form").first.get_by_role("radio").first.check(force=True)
         page.locator(".advlib-quiz form").first.get_by_role("button").click()
@@ -146,15 +234,17 @@ def test_where_storage_is_forbidden_the_page_is_whole(
 
 
 @pytest.mark.parametrize("name", ["book/index", "notebooks/04-pgd"])
-def test_without_scripts_text_pictures_and_formulas_are_there(
+def test_without_scripts_text_images_and_formulas_are_there(
     name: str, address: str, reader: Callable[..., Any]
 ) -> None:
     page = reader(java_script_enabled=False, color_scheme="dark").new_page()
     page.goto(f"{address}{name}.html", wait_until="load")
-    pictures = page.locator("main img")
-    assert pictures.count() >= 2
+    for answer in page.locator("details.answer > summary").all():
+        answer.click()
+    images = page.locator("main img, main svg.drawing")
+    assert images.count() >= 2
     assert all(
-        one.evaluate("e => e.naturalWidth > 0 && e.checkVisibility()") for one in pictures.all()
+        one.evaluate("e => e.naturalWidth !== 0 && e.checkVisibility()") for one in images.all()
     )
     formulas = page.locator("main .math")
     assert formulas.locator("mjx-container").count() == formulas.count()

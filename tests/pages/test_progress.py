@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import page_policy
 import pytest
-import reader_progress
-import static_widgets
+from course import explorers, progress
+from finish import policy
 from scripts import BLOCKED_STORAGE, WATCH_SHIFTS
-from test_widgets import notebook, view
+from stored_widgets import notebook, view
 
 from advlib import widgets
 from advlib.widgets import base
@@ -23,8 +22,8 @@ LESSONS = ("first", "second")
 
 
 def _questions(lesson: str) -> list[base.PageWidget]:
-    amount = widgets.predict(f"How many, {lesson}?", widgets.number(0, 100, unit="%"))
-    which = widgets.predict(f"Which, {lesson}?", ["one", "two"])
+    amount = widgets.guess(f"How many, {lesson}?", widgets.number(0, 100, unit="%"))
+    which = widgets.guess(f"Which, {lesson}?", ["one", "two"])
     options = [widgets.right("yes"), widgets.wrong("no", "that is a mistake")]
     questions = [
         widgets.single("Single?", options),
@@ -40,32 +39,30 @@ def _page(path: Path, body: str, depth: str) -> None:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Lesson</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f'<link rel="stylesheet" href="{depth}_static/{static_widgets.STYLE}"></head>'
+        f'<link rel="stylesheet" href="{depth}_static/{explorers.STYLE}"></head>'
         f"<body><main><h1>Lesson</h1>{body}<p>after</p></main></body></html>"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page_policy.guarded(page), encoding="utf-8")
+    path.write_text(policy.guard(page), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the small book: two lessons of five questions each, and their list."""
     root = tmp_path_factory.mktemp("progress")
-    static_widgets.write_assets(root / "book" / "_static", Path(base.__file__).parent)
-    script, lessons = f"../_static/{static_widgets.SCRIPT}", []
+    explorers.write_assets(root / "book" / "_static", Path(base.__file__).parent)
+    script, lessons = f"../_static/{explorers.SCRIPT}", []
     for name in LESSONS:
         shown = _questions(name)
-        stored = static_widgets.read_notebook(notebook(root, *shown))
-        lesson = {"title": name, "href": "", "questions": reader_progress.questions(stored)}
+        stored = explorers.read_notebook(notebook(root, *shown))
+        lesson = {"title": name, "href": "", "questions": progress.questions(stored)}
         lessons.append({**lesson, "href": f"../lessons/{name}.html"})
         line = {"lessons": [lesson], "home": "../home/index.html#your-progress"}
-        body = static_widgets.replace_views(
-            "".join(view(w.model_id) for w in shown), stored, script
-        )
-        body += reader_progress.overview_html(line, script)
+        body = explorers.replace_views("".join(view(w.model_id) for w in shown), stored, script)
+        body += progress.overview_html(line, script)
         _page(root / "book" / "lessons" / f"{name}.html", body, "../")
     everything = {"lessons": lessons, "root": "../"}
-    body = reader_progress.overview_html(everything, script, reader_progress.ANCHOR)
+    body = progress.overview_html(everything, script, progress.ANCHOR)
     _page(root / "book" / "home" / "index.html", body, "../")
     return root / "book"
 
@@ -145,6 +142,7 @@ def test_the_list_shows_each_lesson_and_lessons_keep_apart(place, reader):
     answer(page)
     other = lesson(context, place, "second")
     assert other.get_by_role("button", name="Lock my guess").count() == 2
+    other.get_by_role("slider").press("ArrowRight")
     other.get_by_role("button", name="Lock my guess").first.click()
     page.bring_to_front()
     page.get_by_role("link", name="Your progress").click()
@@ -348,10 +346,10 @@ for (const [kind, data] of window.shown) {
 
 @pytest.mark.parametrize("script", ["", BLOCKED_STORAGE])
 def test_with_a_kernel_the_model_is_told_each_time(tmp_path, reader, script):
-    which = widgets.predict("Which?", ["one", "two"])
+    which = widgets.guess("Which?", ["one", "two"])
     shown = [[w.kind, w.data] for w in (which, which.reveal("two"))]
     (tmp_path / "shown.js").write_text(f"window.shown = {json.dumps(shown)};")
-    module = static_widgets.classic_script(base.module(), KERNEL)
+    module = explorers.classic_script(base.module(), KERNEL)
     (tmp_path / "kernel.js").write_text(module, encoding="utf-8")
     path = tmp_path / "kernel.html"
     path.write_text(
@@ -427,6 +425,8 @@ def test_in_the_book_every_lesson_is_counted(address, reader, book):
         choices = guess.get_by_role("radio")
         if choices.count():
             choices.first.check()
+        else:
+            guess.get_by_role("slider").press("ArrowRight")
         guess.get_by_role("button", name="Lock my guess").click()
     said = f"{guesses.count()} of "
     assert said in state(home) and not said.startswith("0")

@@ -4,20 +4,22 @@ The page forbids everything that the widgets do without: inline scripts, eval, o
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import page_states
 import pytest
-import static_widgets
+from course import explorers
+from finish import large
+from finish.pages import Book, Page
 from scripts import BLOCKED_STORAGE, WATCH_SHIFTS
-from test_widgets import notebook, view
+from stored_widgets import notebook, view
 
 from advlib import widgets
 from advlib.widgets import base
 
-POLICY = "default-src 'none'; script-src file:; style-src file:; img-src data:"
+POLICY = "default-src 'none'; script-src file:; style-src file:; img-src file: data:"
 
 
 def compute(eps: int, direction: str) -> dict[str, Any]:
@@ -75,10 +77,10 @@ def build(tmp_path):
     """Return a function that writes a page with the given widgets and returns its address."""
 
     def write(*shown: base.PageWidget, break_state: bool = False) -> str:
-        static_widgets.write_assets(tmp_path, Path(base.__file__).parent)
-        stored = static_widgets.read_notebook(notebook(tmp_path, *shown))
+        explorers.write_assets(tmp_path, Path(base.__file__).parent)
+        stored = explorers.read_notebook(notebook(tmp_path, *shown))
         body = "".join(f"{view(w.model_id)}<p>between</p>" for w in shown)
-        body = static_widgets.replace_views(body, stored, static_widgets.SCRIPT)
+        body = explorers.replace_views(body, stored, explorers.SCRIPT)
         if break_state:
             body = body.replace('{"kind"', '{"kind', 1)
         page = tmp_path / "page.html"
@@ -86,7 +88,7 @@ def build(tmp_path):
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Widgets</title>'
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<link rel="stylesheet" href="{static_widgets.STYLE}"></head>'
+            f'<link rel="stylesheet" href="{explorers.STYLE}"></head>'
             f"<body><main><h1>Lesson</h1>{body}</main></body></html>",
             encoding="utf-8",
         )
@@ -156,12 +158,15 @@ def test_two_explorers_on_one_page_do_not_touch_each_other(build, visit):
 def test_explorers_with_the_same_states_share_a_file_and_no_more(
     build, visit, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(page_states, "SMALL", 0)
+    monkeypatch.setattr(large, "SMALL", 0)
     address = build(make_explorer(), make_explorer())
-    page = tmp_path / "page.html"
-    text = page_states.without_states(page.read_text(encoding="utf-8"), "page.html", tmp_path)
-    page.write_text(text, encoding="utf-8")
-    assert len(list((tmp_path / page_states.FOLDER).iterdir())) == 1
+    path = tmp_path / "page.html"
+    page = large.move_out(Page(path.name, path.read_text(encoding="utf-8")), Book(tmp_path, ()))
+    path.write_text(page.html, encoding="utf-8")
+    assert len([name for name in page.files if name.startswith(large.FOLDER)]) == 1
+    for name, content in page.files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
     page = visit(address)
     page.get_by_role("slider").last.press("End")
     texts = page.locator(".advlib-text").all_inner_texts()
@@ -182,7 +187,7 @@ def test_one_state_alone_says_why_nothing_moves(build, visit):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_sticks_out_and_the_colours_follow(build, visit, scheme, width):
-    guess = widgets.predict("How many of 100?", widgets.number(0, 100, unit="%"))
+    guess = widgets.guess("How many of 100?", widgets.number(0, 100, unit="%"))
     page = visit(
         build(make_explorer(), guess, guess.reveal(3.0, "why " * 40), make_quiz()),
         viewport={"width": width, "height": 844},
@@ -201,12 +206,13 @@ def test_nothing_sticks_out_and_the_colours_follow(build, visit, scheme, width):
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(build, visit, axe, width, scheme):
-    guess = widgets.predict("How many of 100?", widgets.number(0, 100, unit="%"))
-    other = widgets.predict("Which?", ["a", "b"], answer="a", explanation="why")
+    guess = widgets.guess("How many of 100?", widgets.number(0, 100, unit="%"))
+    other = widgets.guess("Which?", ["a", "b"], answer="a", explanation="why")
     address = build(make_explorer(), guess, guess.reveal(3.0, "why"), other, make_quiz())
     window = {"width": width, "height": 844}
     page = visit(address, viewport=window, color_scheme=scheme, bypass_csp=True)
     page.locator(".advlib-quiz form button").first.click()
+    page.get_by_role("slider", name="How many of 100?").press("ArrowRight")
     page.locator(".advlib-predict button").first.click()
     page.wait_for_timeout(200)
     page.evaluate(axe)
@@ -217,17 +223,17 @@ def test_axe_finds_nothing(build, visit, axe, width, scheme):
 
 
 def test_without_scripts_the_stills_show_and_the_answer_is_folded(build, visit):
-    guess = widgets.predict("How many?", widgets.number(0, 100))
+    guess = widgets.guess("How many?", widgets.number(0, 100))
     address = build(make_explorer(), guess, guess.reveal(3), make_quiz())
     page = visit(address, java_script_enabled=False)
     still = page.get_by_role("img", name="What the explorer shows")
     assert still.is_visible()
     assert page.get_by_text("1. Single?").is_visible()
-    assert not page.get_by_text("Measured: 3").is_visible()
-    page.get_by_text("What was measured").click()
-    assert page.get_by_text("Measured: 3").is_visible()
+    assert not page.get_by_text("Answer: 3").is_visible()
+    page.locator("summary").click()
+    assert page.get_by_text("Answer: 3").is_visible()
     said = page.locator("noscript p")
-    assert said.all_inner_texts() == 3 * [static_widgets.NO_SCRIPTS]
+    assert said.all_inner_texts() == 3 * [explorers.NO_SCRIPTS]
     assert all(one.is_visible() for one in said.all())
 
 
@@ -247,11 +253,11 @@ def test_what_follows_a_widget_does_not_move(build, visit):
     assert page.evaluate("moved") == []
 
 
-# -- predict, lock, reveal
+# -- guess, lock, answer
 
 
 def test_the_answer_shows_only_after_the_lock_and_the_guess_is_remembered(build, visit):
-    guess = widgets.predict("How many of 100?", widgets.number(0, 100, unit="%"))
+    guess = widgets.guess("How many of 100?", widgets.number(0, 100, unit="%"))
     address = build(guess, guess.reveal(3.5, "It is *not* aimed."))
     page = visit(address)
     reveal = page.locator(".advlib-reveal")
@@ -272,10 +278,45 @@ def test_the_answer_shows_only_after_the_lock_and_the_guess_is_remembered(build,
     assert page.get_by_role("button", name="Lock my guess").is_visible()
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("key", ["ArrowRight", "ArrowLeft", "Home"])
+def test_a_number_must_be_moved_before_it_can_be_locked(build, visit, key, width):
+    guess = widgets.guess("How many of 100?", widgets.number(0, 100, unit="%"))
+    window = {"width": width, "height": 844}
+    page = visit(build(guess, guess.reveal(3)), viewport=window)
+    lock = page.get_by_role("button", name="Lock my guess")
+    for _ in range(2):
+        assert lock.is_disabled()
+        assert page.locator(f"#{lock.get_attribute('aria-describedby')}").is_visible()
+        slider = page.get_by_role("slider")
+        below = page.locator(".advlib-reveal").bounding_box()
+        slider.press(key)
+        assert page.locator(".advlib-reveal").bounding_box() == below
+        assert lock.is_enabled() and lock.get_attribute("aria-describedby") is None
+        slider.press("Tab")
+        page.keyboard.press("Enter")
+        assert page.locator(".advlib-reveal dd").count() == 2
+        page.get_by_role("button", name="Guess again").click()  # and moved again
+
+
+def test_a_mark_beside_a_guess_is_called_an_answer(build, visit):
+    guess = widgets.guess("How many of 100?", widgets.number(0, 100, unit="%"))
+    other = widgets.guess("Which?", ["a", "b"], answer="b")
+    page = visit(build(guess, guess.reveal(3), other))
+    page.get_by_role("slider").press("ArrowRight")
+    page.get_by_role("radio", name="a").check()
+    for _ in range(2):
+        page.get_by_role("button", name="Lock my guess").first.click()
+    assert page.locator("dt").all_inner_texts() == 2 * ["Your guess", "Answer"]
+    said = page.locator("main").inner_text().lower()
+    assert not re.search("measure|reveal|result", said)
+
+
 def test_options_must_be_chosen_before_they_can_be_locked(build, visit):
-    page = visit(build(widgets.predict("Which?", ["a", "b"], answer="b", explanation="since b")))
+    page = visit(build(widgets.guess("Which?", ["a", "b"], answer="b", explanation="since b")))
     lock = page.get_by_role("button", name="Lock my guess")
     assert lock.is_disabled()
+    assert page.locator(f"#{lock.get_attribute('aria-describedby')}").is_visible()
     assert "since b" not in page.locator("main").inner_text()
     page.get_by_role("radio", name="a").check()
     lock.click()
@@ -284,7 +325,7 @@ def test_options_must_be_chosen_before_they_can_be_locked(build, visit):
 
 
 def test_all_works_when_storage_is_blocked(build, visit):
-    guess = widgets.predict("Which?", ["a", "b"])
+    guess = widgets.guess("Which?", ["a", "b"])
     page = visit(build(guess, guess.reveal("b"), make_quiz()), BLOCKED_STORAGE)
     page.locator(".advlib-predict").get_by_role("radio", name="a").check()
     page.get_by_role("button", name="Lock my guess").click()
@@ -359,7 +400,7 @@ START = """(data) => {
 @pytest.fixture
 def kernel(tmp_path, visit):
     """Return a page with one explorer that asks a kernel, which the test plays itself."""
-    script = static_widgets.classic_script(base.module(), KERNEL)
+    script = explorers.classic_script(base.module(), KERNEL)
     (tmp_path / "kernel.js").write_text(script, encoding="utf-8")
     path = tmp_path / "kernel.html"
     head = '<!doctype html><meta charset="utf-8"><title>t</title>'
@@ -422,6 +463,6 @@ def test_an_error_of_the_kernel_is_shown_until_the_next_good_state(kernel):
 def test_state_sizes_are_what_a_page_can_carry():
     text = json.dumps(make_explorer().data)
     assert len(text) < 20_000
-    page = "".join(base.source(name) for name in static_widgets.PAGE)
-    script = static_widgets.classic_script(base.module(), page)
+    page = "".join(base.source(name) for name in explorers.PAGE)
+    script = explorers.classic_script(base.module(), page)
     assert len(script) + len(base.source("widgets.css")) < 50_000

@@ -1,0 +1,123 @@
+"""What the Photo Lab is given when the book is built; tests/pages/test_photolab.py drives it."""
+
+import base64
+import hashlib
+import json
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from course import photo_lab
+from finish import policy, vendor
+from repository import ROOT
+from torch import Tensor, nn
+
+from advlib.data.photographs import photograph
+from advlib.models.efficientnet import EfficientNetLite0, load_installed
+
+
+@pytest.fixture(scope="module")
+def trained() -> EfficientNetLite0:
+    net = EfficientNetLite0()
+    load_installed(net)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def halved(trained: EfficientNetLite0) -> EfficientNetLite0:
+    return photo_lab.halved(trained)
+
+
+@pytest.fixture(scope="module")
+def x() -> Tensor:
+    return (photograph("coffee") * 255 - 127) / 128
+
+
+def test_half_precision_changes_little(
+    trained: EfficientNetLite0, halved: EfficientNetLite0, x: Tensor
+) -> None:
+    with torch.no_grad():
+        before, after = trained(x), halved(x)
+    assert 0 < (before - after).abs().max() < 0.05
+    assert before.argmax() == after.argmax()
+
+
+def test_every_weight_is_a_number_of_half_precision(halved: EfficientNetLite0) -> None:
+    for values in halved.parameters():
+        assert torch.equal(values, values.half().float())
+
+
+def test_the_weights_are_one_small_file_that_counts_its_numbers(
+    halved: EfficientNetLite0,
+) -> None:
+    file = photo_lab.weights(halved)
+    assert len(file) <= 9.6e6
+    assert file == photo_lab.weights(halved)
+    (length,) = struct.unpack("<I", file[:4])
+    header = json.loads(file[4 : 4 + length])
+    numbers = np.frombuffer(file[4 + length :], "<f2")
+    assert header["count"] == len(numbers) and np.isfinite(numbers).all()
+    stem = header["layers"][1]
+    stored = numbers[stem["weight"] :][: 32 * 27].reshape(32, 3, 3, 3)
+    conv = halved.stem[1]
+    assert isinstance(conv, nn.Conv2d)
+    np.testing.assert_array_equal(stored, conv.weight.detach().permute(0, 2, 3, 1))
+    assert header["layers"][-1]["out"] == 1000
+
+
+def test_the_layers_are_those_of_the_network(halved: EfficientNetLite0) -> None:
+    packed = photo_lab.Packed("<f2")
+    layers = photo_lab.describe(halved, packed)
+    flat = [each for layer in layers for each in layer.get("branches", [[layer]])[0]]
+    assert [layer["op"] for layer in layers].count("sum") == sum(b.residual for b in halved.blocks)
+    assert [layer["op"] for layer in flat].count("depthwise") == len(halved.blocks) == 16
+    # The kernel reads eight channels at once, and sixteen where each has a kernel of its own.
+    for layer in flat:
+        unit = {"conv": 8, "depthwise": 16}.get(layer["op"])
+        assert unit is None or layer["out"] % unit == 0
+
+
+def test_the_files_carry_a_hash(tmp_path: Path, halved: EfficientNetLite0) -> None:
+    digest = photo_lab.write_weights(tmp_path, halved)
+    file = (tmp_path / "photo.bin").read_bytes()
+    assert digest == hashlib.sha256(file).hexdigest()
+    (stored,) = re.findall(r'photo = "(.*)";', (tmp_path / "photo.js").read_text())
+    assert base64.b64decode(stored) == file
+
+
+def test_the_script_holds_the_kernel_and_every_module(tmp_path: Path) -> None:
+    kernel = tmp_path / "kernel.wasm"
+    kernel.write_bytes(b"\0asm")
+    script = photo_lab.script(kernel, ["export function start(engineScope) {}\n"])
+    assert 'const KERNEL = base64Bytes("AGFzbQ==");' in script
+    assert script.index("function slowKernel") < script.index("serve(port, openNetwork);")
+    assert "const KERNEL = null;" in photo_lab.script(None, [])
+    modules = {f"photolab/{path.stem}" for path in photo_lab.MODULES.glob("*.mjs")}
+    assert modules <= {*photo_lab.IN_WORKER, *photo_lab.IN_PAGE}
+
+
+def test_only_the_page_with_the_lab_may_run_a_compiled_kernel() -> None:
+    page = '<head><meta charset="utf-8"></head><body>{}</body>'
+    assert "wasm" not in policy.policy(page.format('<div class="advlib-lab"></div>'))
+    allowed = policy.policy(page.format('<div class="advlib advlib-photolab"></div>'))
+    assert "'wasm-unsafe-eval'" in allowed and "'unsafe-eval'" not in allowed
+
+
+def test_the_kernel_is_compiled_where_npm_is() -> None:
+    kernel = vendor.kernel(ROOT)
+    if kernel is None:
+        pytest.skip("the kernel is not compiled: `sudo apt-get install npm` and build the book")
+    assert kernel.read_bytes()[:4] == b"\0asm" and kernel.stat().st_size < 4000
+
+
+def test_a_source_that_is_no_program_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(vendor.LOG, "info", lambda text, *values: heard.append(text % values))
+    vendor._compile(tmp_path / "node_modules", tmp_path / "kernel.wasm")  # no compiler there
+    assert "kernel could not be compiled" in heard[0]
+    assert not (tmp_path / "kernel.wasm").exists()

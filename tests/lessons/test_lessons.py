@@ -1,0 +1,105 @@
+"""The lessons as a reader runs them: exercises, and a machine without weights and network."""
+
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from repository import LESSONS
+
+# The network that `imagenet` loads without a name is installed; the others are downloaded.
+WITH_PHOTOGRAPHS = [
+    path
+    for path in LESSONS
+    if re.search(r"models\.imagenet\((?!\)|device)", path.read_text(encoding="utf-8"))
+]
+HANGS = 1_800  # seconds by the clock, after which a kernel or a cell is taken to hang
+DEAD = "http://127.0.0.1:9"  # nothing listens there, so every request fails at once
+
+
+@pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
+def lesson(request: pytest.FixtureRequest) -> nbformat.NotebookNode:
+    return nbformat.read(request.param, as_version=4)
+
+
+def _said(cell: nbformat.NotebookNode) -> str:
+    outputs = [output.get("text") or output.data.get("text/plain", "") for output in cell.outputs]
+    return "\n".join(outputs)
+
+
+def test_every_exercise_fails_as_a_stub_and_passes_as_a_solution(
+    lesson: nbformat.NotebookNode,
+) -> None:
+    answers = [cell for cell in lesson.cells if "\ncheck." in cell.source]
+    solutions = [cell for cell in answers if "solution" in cell.metadata.get("tags", [])]
+    stubs = [cell for cell in answers if cell not in solutions]
+    assert len(stubs) == len(solutions) >= 2
+    for cell in stubs:
+        assert "return ..." in cell.source and _said(cell).startswith("Not yet:"), cell.source
+    for cell in solutions:
+        assert _said(cell).startswith("Right:"), cell.source
+
+
+def test_every_lesson_has_the_whole_frame(lesson: nbformat.NotebookNode) -> None:
+    text = "\n".join(cell.source for cell in lesson.cells if cell.cell_type == "markdown")
+    code = "\n".join(cell.source for cell in lesson.cells if cell.cell_type == "code")
+    for part in ("| Threat model |", "## Exercises", "## Take-away", "## Further reading"):
+        assert part in text, part
+    for part in ("widgets.guess(", ".reveal(", "widgets.explorer(", "widgets.quiz(", "assert "):
+        assert part in code, part
+    assert text.count("<summary>Hint</summary>") >= 2
+
+
+def test_every_theorem_has_its_proof_or_its_reference(lesson: nbformat.NotebookNode) -> None:
+    text = "\n\n".join(cell.source for cell in lesson.cells if cell.cell_type == "markdown")
+    number = int(_number(lesson))
+    statements = re.split(
+        r"(?m)^> \*\*(?=(?:Theorem|Proposition|Lemma|Corollary|Definition) )", text
+    )
+    for statement in statements[1:]:
+        name = statement.split("**")[0].rstrip(".")
+        assert re.fullmatch(rf"\w+ {number}\.\d+", name), f"{name} in lesson {number}"
+        if not name.startswith("Definition"):
+            after = statement.split("\n## ")[0]
+            assert "*Proof" in after or "](http" in after, f"{name} is neither proved nor cited"
+
+
+def _number(lesson: nbformat.NotebookNode) -> str:
+    """Return the two digits of the lesson, from its own heading."""
+    found = re.search(r"\*\*Lesson (\d+):", lesson.cells[0].source)
+    assert found, "the first cell names the lesson: **Lesson 3: FGSM.**"
+    return f"{int(found[1]):02d}"
+
+
+def _spent() -> float:
+    """Processor seconds, on all cores, of the kernels that have ended: no load of others counts."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
+
+
+@pytest.mark.parametrize("path", WITH_PHOTOGRAPHS, ids=lambda path: path.stem)
+def test_a_lesson_ends_clean_without_weights_and_without_network(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, DEAD)
+    for name in ("no_proxy", "NO_PROXY", "ADVLIB_PANDA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    notebook = nbformat.read(path, as_version=4)
+    start = _spent()
+    NotebookClient(
+        notebook,
+        timeout=HANGS,
+        startup_timeout=HANGS,
+        kernel_name="python3",
+        resources={"metadata": {"path": path.parent}},
+    ).execute()
+    seconds = _spent() - start
+    said = "\n".join(_said(cell) for cell in notebook.cells if cell.cell_type == "code")
+    assert said.count("The photograph network is not at hand, so this part stays empty.") == 1
+    assert "could not be reached" in said
+    assert seconds < 2 * 60, f"{path.stem} took {seconds:.0f} s of the processor"
+    assert seconds > 0 or os.name == "nt"  # which does not tell
