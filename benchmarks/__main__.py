@@ -51,7 +51,7 @@ def keep_memory() -> bool:
 
     Whether it hands freed pages back, to be asked for and filled with zeros again a moment later,
     depends on where the last small block happens to lie. A small network would be timed by that
-    chance as much as by whose code runs.
+    coincidence as much as by the code.
     """
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # the names' numbers in glibc's malloc.h
     try:

@@ -20,7 +20,7 @@ from advlib.fast import accelerated
 
 PEERS = Path(__file__).resolve().parents[1] / "build" / "peers"
 Attack = Callable[[Tensor, Tensor], Tensor]
-"""From pictures and classes to perturbed pictures."""
+"""From images and classes to perturbed images."""
 Make = Callable[[nn.Module, Tensor, float, int], Attack]
 """``make(model, x, eps, steps)``: what costs time once is not measured."""
 
@@ -31,7 +31,7 @@ def step_size(eps: float, steps: int) -> float:
 
 
 def floor(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
-    """Forward, gradient with respect to the input, step in place, on a frozen model."""
+    """Forward, gradient with respect to the input, step in place."""
     size = step_size(eps, steps)
 
     def attack(x: Tensor, y: Tensor) -> Tensor:
@@ -56,21 +56,14 @@ def ours(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
     return lambda x, y: advlib.pgd(model, x, y, eps, steps=steps)
 
 
-def ours_last(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
-    """The point after the last step, not measured: the same work as the floor and the others."""
-    if steps == 1:
-        return ours(model, x, eps, steps)
-    return lambda x, y: advlib.pgd(model, x, y, eps, steps=steps, keep_best=False)
-
-
 def ours_fast(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
     """The same on `advlib.fast.accelerated`."""
-    return ours_last(accelerated(model, x), x, eps, steps)
+    return ours(accelerated(model, x), x, eps, steps)
 
 
 def ours_half(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
     """The same with bfloat16."""
-    return ours_last(accelerated(model, x, dtype=torch.bfloat16), x, eps, steps)
+    return ours(accelerated(model, x, dtype=torch.bfloat16), x, eps, steps)
 
 
 def torchattacks(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
@@ -151,11 +144,7 @@ def adv_lib(model: nn.Module, x: Tensor, eps: float, steps: int) -> Attack:
     )
 
 
-OURS: dict[str, Make] = {
-    "advlib": ours,
-    "advlib, last point": ours_last,
-    "advlib, accelerated": ours_fast,
-}
+OURS: dict[str, Make] = {"advlib": ours, "advlib, accelerated": ours_fast}
 HALF: dict[str, Make] = {"advlib, bfloat16": ours_half}
 OTHERS: dict[str, tuple[str, Make]] = {
     "torchattacks": ("torchattacks", torchattacks),

@@ -1,4 +1,4 @@
-"""How cost grows: with the steps, with the pictures, at start-up, and over several processes."""
+"""How cost grows: with the steps, with the images, at start-up, and over several processes."""
 
 import json
 import math
@@ -21,21 +21,21 @@ from advlib import models
 from advlib.data import signs
 
 STEPS = (5, 10, 20, 40, 80)
-PICTURES = (8, 16, 32, 64, 128, 256)
+IMAGES = (8, 16, 32, 64, 128, 256)
 ROUNDS = 5
 
 
 def growth(rounds: int = ROUNDS) -> dict[str, Any]:
-    """Seconds of PGD on the standard sign model for several numbers of steps and of pictures.
+    """Seconds of PGD on the standard sign model for several numbers of steps and of images.
 
     Returns
     -------
     dict
-        ``steps`` and ``pictures``: rows of [number, seconds], and under ``exponents`` the slope of
+        ``steps`` and ``images``: rows of [number, seconds], and under ``exponents`` the slope of
         each on logarithmic axes: 1 is linear growth.
     """
     model = models.load("signs-standard")
-    x, y = signs.render(max(PICTURES), seed=7_000_000)
+    x, y = signs.render(max(IMAGES), seed=7_000_000)
     few = x[:32], y[:32]
 
     def pgd(x: Tensor, y: Tensor, steps: int) -> Callable[[], Tensor]:
@@ -43,7 +43,7 @@ def growth(rounds: int = ROUNDS) -> dict[str, Any]:
 
     rows = {
         "steps": _timed({n: pgd(*few, n) for n in STEPS}, rounds),
-        "pictures": _timed({n: pgd(x[:n], y[:n], 10) for n in PICTURES}, rounds),
+        "images": _timed({n: pgd(x[:n], y[:n], 10) for n in IMAGES}, rounds),
     }
     return {**rows, "exponents": {name: slope(values) for name, values in rows.items()}}
 
@@ -97,7 +97,7 @@ def startup(rounds: int = ROUNDS) -> dict[str, float]:
 _LOST = "torchrun wrote nothing that names the error"
 
 
-def processes(pictures: int = 1024, level: str = "quick") -> list[dict[str, Any]]:
+def processes(images: int = 1024, level: str = "quick") -> list[dict[str, Any]]:
     """The audit of the robust sign model by one process and by two, one core each.
 
     Raises
@@ -111,7 +111,7 @@ def processes(pictures: int = 1024, level: str = "quick") -> list[dict[str, Any]
             command = [
                 *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
                 *(f"--nproc-per-node={count}", "-m", "advlib", "audit", "--model=signs-robust"),
-                *(f"--data=signs:{pictures}", "--eps=4/255", f"--level={level}"),
+                *(f"--data=signs:{images}", "--eps=4/255", f"--level={level}"),
                 *("--piece-size=64", "--batch-size=64", "--device=cpu", "--no-progress"),
                 f"--out={folder}/card",
             ]
@@ -133,14 +133,14 @@ def processes(pictures: int = 1024, level: str = "quick") -> list[dict[str, Any]
                 "clean": card["clean"]["count"],
                 "robust": card["robust"]["count"],
                 "fooled": [row["fooled"] for row in card["rows"]],
-                "pictures": pictures,
+                "images": images,
             }
         )
     return rows
 
 
 def memory(model: nn.Module | None = None) -> list[dict[str, float]]:
-    """Most memory that PGD holds beside model and pictures, for few and many steps; CUDA only."""
+    """Most memory that PGD holds beside model and images, for few and many steps; CUDA only."""
     if not torch.cuda.is_available():
         return []
     model = (model or models.load("signs-standard")).cuda()

@@ -28,24 +28,30 @@ the same number of gradients? `make bench` measures both on your machine and wri
 ## Time beside a bare loop
 
 Each number is a time divided by that of the **floor**: a bare loop of forward pass, gradient with
-respect to the input, and step in place, on a frozen model. All ran in one process, once in each round,
-in an order drawn anew. The table shows the median over the rounds and the quartiles. Less is better.
-*floor, again* is the floor as one of the contestants: what its line differs from 1 is noise.
+respect to the input, and step in place. Where two bare loops were measured, one on a frozen model and
+one on weights that require gradients, the faster one is the floor. All ran in one process, once in each
+round, in random order. The table shows the median over the rounds and the quartiles. Less is better.
+*floor, again* is the frozen loop once more: what its line differs from that of the floor is noise.
 
 A model's parameters require gradients unless its owner froze them. A library that calls
-`loss.backward()` then computes the gradients of all weights as well, and pays for it. The two columns
+`loss.backward()` then computes the gradients of all weights as well, which takes time. The two columns
 show both cases.
 
-- *advlib* is {py:func}`advlib.attacks.pgd` as one calls it. It returns the best point visited, so it measures
-  the last one: one forward pass more than the floor.
-- *advlib, last point* is the same with `keep_best=False`: the work of the floor.
-- *advlib, accelerated* does that work on the copy that {py:func}`advlib.fast.accelerated` makes. It gives
-  the same answer up to float32 rounding.
-- *advlib, bfloat16* does it on a copy that changes the result, and that is made on request only.
-
-The C library keeps freed memory for the next call, where it can be told to. Otherwise chance decides
-how much of it is handed back and filled with zeros anew, which a small network feels.
 """  # noqa: E501
+
+_ROWS = {
+    "advlib": "is {py:func}`advlib.attacks.pgd` as one calls it. It returns the best point "
+    "visited, so\n  it measures the last one: one forward pass more than the floor.",
+    "advlib, accelerated": "does that on the copy that {py:func}`advlib.fast.accelerated` makes, "
+    "with\n  the same result up to float32 rounding.",
+    "advlib, bfloat16": "does it on a copy that changes the result, made on request only.",
+}
+"""What the page says of the rows of advlib that were measured."""
+
+_MEMORY = """
+The C library keeps freed memory for the next call, where it can be told to. Otherwise it depends on
+coincidence how much of it is handed back and filled with zeros again, which a small network feels.
+"""
 
 _FIXED = """
 advlib checks what it is given, freezes the model and puts everything back, and ends exactly inside
@@ -58,11 +64,11 @@ _GROWTH = """
 :alt: {alt}
 :width: 520px
 
-PGD on the standard sign network: seconds over steps (32 pictures) and over pictures (10 steps). The
+PGD on the standard sign network: seconds over steps (32 images) and over images (10 steps). The
 dashed line is proportional to the number.
 ```
 
-On logarithmic axes the slope is {steps:.2f} over the steps and {pictures:.2f} over the pictures;
+On logarithmic axes the slope is {steps:.2f} over the steps and {images:.2f} over the images;
 1 is linear growth.
 
 A new Python imports torch in {torch:.2f} s, and advlib with torch in {advlib:.2f} s:
@@ -72,10 +78,10 @@ A new Python imports torch in {torch:.2f} s, and advlib with torch in {advlib:.2
 _PROCESSES = """
 ## Over two processes
 
-The audit of lesson 13 at its quick level, on {pictures} signs and the robust network, with one
+The audit of lesson 13 at its quick level, on {images} signs and the robust network, with one
 core for each process (`torchrun`). The counts {agree}.
 
-| processes | seconds | speed-up | right without attack | right under every attack |
+| processes | seconds | speed-up | correct without attack | correct under every attack |
 |---|---|---|---|---|
 """
 
@@ -89,7 +95,8 @@ def write(results: dict[str, Any], page: Path = PAGE, figure_file: Path = FIGURE
 def text(results: dict[str, Any]) -> str:
     """The page as Markdown."""
     parts = [
-        _HEAD,
+        _HEAD + _rows(results["speed"]),
+        _MEMORY,
         _fixed(results["speed"]),
         *_speed(results["speed"]),
         "## How cost grows",
@@ -99,6 +106,11 @@ def text(results: dict[str, Any]) -> str:
         *_machine(results),
     ]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _rows(tables: list[dict[str, Any]]) -> str:
+    measured = set.intersection(*(set(table["rows"]) for table in tables))
+    return "\n".join(f"- *{name}* {words}" for name, words in _ROWS.items() if name in measured)
 
 
 def _fixed(tables: list[dict[str, Any]]) -> str:
@@ -140,9 +152,9 @@ def _ratio(row: dict[str, Any]) -> str:
 def _growth(growth: dict[str, Any], startup: dict[str, float]) -> str:
     slopes = growth["exponents"]
     alt = (
-        "Two lines on logarithmic axes, seconds over steps and over pictures, both close to the "
+        "Two lines on logarithmic axes, seconds over steps and over images, both close to the "
         f"dashed line of proportional growth: slopes {slopes['steps']:.2f} and "
-        f"{slopes['pictures']:.2f}."
+        f"{slopes['images']:.2f}."
     )
     return _GROWTH.format(alt=alt, **slopes, **startup)
 
@@ -150,7 +162,7 @@ def _growth(growth: dict[str, Any], startup: dict[str, float]) -> str:
 def _processes(rows: list[dict[str, Any]]) -> str:
     counts = {(row["clean"], row["robust"], tuple(row["fooled"])) for row in rows}
     agree = "are the same, attack by attack" if len(counts) == 1 else "**differ**"
-    head = _PROCESSES.format(pictures=rows[0]["pictures"], agree=agree)
+    head = _PROCESSES.format(images=rows[0]["images"], agree=agree)
     return head + "".join(
         f"| {row['processes']} | {row['seconds']:.1f} | {rows[0]['seconds'] / row['seconds']:.2f} "
         f"| {row['clean']} | {row['robust']} |\n"
@@ -174,9 +186,9 @@ def _machine(results: dict[str, Any]) -> list[str]:
 
 
 def draw(growth: dict[str, Any], path: Path) -> None:
-    """Draw seconds over steps and over pictures."""
+    """Draw seconds over steps and over images."""
     fig, axes = figure(1, 2, height=2.6)
-    for place, name in zip(axes, ("steps", "pictures"), strict=True):
+    for place, name in zip(axes, ("steps", "images"), strict=True):
         numbers, seconds = zip(*growth[name], strict=True)
         middle = len(numbers) // 2
         line = [seconds[middle] * n / numbers[middle] for n in numbers]

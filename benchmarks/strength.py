@@ -1,9 +1,8 @@
-"""Strength: how much robust accuracy each library leaves for the same number of gradients.
+"""Strength: the robust accuracy that each library measures with the same number of gradients.
 
-A small network three times: trained as usual, trained on PGD, and the latter with its logits times
-100, which makes the cross-entropy's gradient vanish. Every attack may take so many gradients a
-picture; they are counted behind the model, not believed. AutoAttack, with its time, is the
-reference.
+A small network three times: standard training, PGD training, and the latter with its logits times
+100, which makes the cross-entropy's gradient vanish. Every attack has the same budget of gradients
+per image, which are counted inside the model. AutoAttack, with its time, is the reference.
 """
 
 import copy
@@ -20,25 +19,25 @@ import torch
 from torch import Tensor, nn
 
 import advlib
+from advlib.audit.robustness import ROUND_ROWS, robust_accuracy
 from advlib.data import signs
 from advlib.fast import accelerated
 from advlib.models.architectures import SignNet
-from advlib.robustness import WIDE, robust_accuracy
 from advlib.training import train
 from benchmarks import contestants
 
 BUDGETS = (10, 40, 100)
-"""Gradients a picture."""
+"""Gradients per image."""
 LADDER = (2, 3, 5, 7, 10, 12, 13, 14, 15, 20, 30, 40, 100)
 """The same for `advlib` alone: the first that finds what another library found is compared."""
 SEEDS = (0, 1, 2)
-"""Of the attacks' own chance: each runs once with each."""
+"""Random seeds of the attacks: each attack runs once with each."""
 CLASSES = (0, 4, 8, 9, 10, 11, 12, 13, 14, 15)
 """The signs that 32 pixels can show: three of the nine speed limits, and all others."""
 NEAR = 0.015
-"""How near to AutoAttack, in robust accuracy, is as good as it."""
-LEARNED = 0.6
-"""Least share of right answers, without an attacker, of a network that is worth attacking."""
+"""Difference in robust accuracy from AutoAttack that counts as equal."""
+LEAST_CLEAN = 0.6
+"""Least clean accuracy of a network that is worth attacking."""
 Attack = Callable[[nn.Module, Tensor, Tensor, float, int], Tensor]
 """``attack(model, x, y, eps, gradients) -> x_adv``."""
 
@@ -65,7 +64,7 @@ class Scaled(nn.Module):
 
 
 class Counted(nn.Module):
-    """A model that counts the pictures whose gradient is taken."""
+    """A model that counts the images whose gradient is taken."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -91,15 +90,15 @@ def network() -> nn.Module:
         return SignNet(classes=len(CLASSES), widths=(8, 16, 32), depths=(1, 1, 1))
 
 
-def pictures(n: int, seed: int) -> tuple[Tensor, Tensor]:
+def images(n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Small traffic signs, and the place of each one's class in `CLASSES`."""
     x, y = signs.render(n, seed=seed, size=32, classes=CLASSES)
     return x, torch.searchsorted(torch.tensor(CLASSES), y)
 
 
 def networks(training: int = 6000, epochs: int = 8) -> tuple[nn.Module, nn.Module]:
-    """The network trained as usual, and then on PGD, in about two minutes."""
-    x, y = pictures(training, seed=1)
+    """The network with standard training, and then PGD training, in about two minutes."""
+    x, y = images(training, seed=1)
     standard = network()
     train(standard, x, y, epochs=epochs)
     robust = copy.deepcopy(standard)
@@ -113,24 +112,24 @@ def networks(training: int = 6000, epochs: int = 8) -> tuple[nn.Module, nn.Modul
 
 
 def subjects(standard: nn.Module, robust: nn.Module, n: int = 900) -> list[Subject]:
-    """What is attacked: both networks and the masked one, on pictures they have not seen.
+    """What is attacked: both networks, and the one with a masked gradient, on held-out images.
 
     Raises
     ------
     RuntimeError
-        A network has not learned to read the signs: its robust accuracy would say nothing.
+        A network does not classify the signs well: its robust accuracy would say nothing.
     """
-    shown = pictures(n, seed=2)
+    shown = images(n, seed=2)
     found = [
         Subject("standard training", standard, *shown, 2 / 255),
         Subject("PGD training", robust, *shown, 8 / 255),
         Subject("PGD training, logits times 100", Scaled(robust), *shown, 8 / 255),
     ]
     for subject in found:
-        if (clean := standing(subject, subject.x)) < LEARNED:
+        if (clean := share_correct(subject, subject.x)) < LEAST_CLEAN:
             raise RuntimeError(
-                f"{subject.name}: {100 * clean:.1f} % right without an attacker; at least "
-                f"{100 * LEARNED:.0f} % are expected. The training did not work."
+                f"{subject.name}: clean accuracy {100 * clean:.1f} %; at least "
+                f"{100 * LEAST_CLEAN:.0f} % are expected. The training did not work."
             )
     return found
 
@@ -139,16 +138,23 @@ def subjects(standard: nn.Module, robust: nn.Module, n: int = 900) -> list[Subje
 
 
 def ours(model: nn.Module, x: Tensor, y: Tensor, eps: float, gradients: int) -> Tensor:
-    """`advlib.robustness.robust_accuracy` in large batches; the points are kept to be checked."""
+    """`robust_accuracy` in large batches; the attacked images are kept and checked."""
     x_adv = x.clone()
 
     def keep(rows: Tensor, points: Tensor) -> None:
         x_adv[rows] = points
 
     # The generator that `measure` seeds and that all others draw from.
-    chance = torch.default_generator
+    generator = torch.default_generator
     robust_accuracy(
-        model, x, y, eps, gradients=gradients, batch_size=WIDE, generator=chance, on_fooled=keep
+        model,
+        x,
+        y,
+        eps,
+        gradients=gradients,
+        batch_size=ROUND_ROWS,
+        generator=generator,
+        on_fooled=keep,
     )
     return x_adv
 
@@ -266,8 +272,8 @@ def autoattack(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
 # -- what is measured ------------------------------------------------------------------------------
 
 
-def standing(subject: Subject, x_adv: Tensor) -> float:
-    """Share of pictures that are right as they are and under attack, in [0, 1].
+def share_correct(subject: Subject, x_adv: Tensor) -> float:
+    """Share of images that are classified correctly, clean and attacked, in [0, 1].
 
     The points are put into ball and box first: what a library gained by leaving them is not
     counted.
@@ -275,8 +281,8 @@ def standing(subject: Subject, x_adv: Tensor) -> float:
     x, y, model = subject.x, subject.y, subject.model
     x_adv = advlib.threats.confine(x, x_adv.detach() - x, subject.eps)
     with torch.no_grad():
-        right = (model(x).argmax(1) == y) & (model(x_adv).argmax(1) == y)
-    return right.float().mean().item()
+        correct = (model(x).argmax(1) == y) & (model(x_adv).argmax(1) == y)
+    return correct.float().mean().item()
 
 
 def measure(
@@ -287,7 +293,7 @@ def measure(
     *,
     warm_up: bool = True,
 ) -> dict[str, Any]:
-    """Robust accuracy, gradients a picture and seconds of an attack, or why it did not run.
+    """Robust accuracy, gradients per image and seconds of an attack, or why it did not run.
 
     Means over the seeds, and of the robust accuracy also the ``lowest`` and the ``highest``.
     """
@@ -314,14 +320,14 @@ def measure(
 def _once(
     subject: Subject, attack: Attack, gradients: int, seed: int
 ) -> tuple[float, float, float]:
-    """Robust accuracy, gradients a picture, and seconds, of one run."""
+    """Robust accuracy, gradients per image, and seconds, of one run."""
     counted = Counted(subject.model).eval()
     x, y = subject.x.clone(), subject.y.clone()
     torch.manual_seed(seed)
     start = time.perf_counter()
     x_adv = attack(counted, x, y, subject.eps, gradients)
     seconds = time.perf_counter() - start
-    return standing(subject, x_adv), counted.gradients / len(x), seconds
+    return share_correct(subject, x_adv), counted.gradients / len(x), seconds
 
 
 def strength(
@@ -339,27 +345,27 @@ def strength(
     parts
         What is attacked. None: `subjects`, of networks trained now.
     budgets
-        Gradients a picture.
+        Gradients per image.
     ladder
         The same for `advlib` alone; with all of `budgets`.
     settings
-        Who is compared. None: `SETTINGS`, of the libraries that are at hand.
+        Who is compared. None: `SETTINGS`, of the libraries that are installed.
     reference
         The slow attack to be measured against, with the first seed alone. None: none.
     seeds
-        Of the attacks' own chance.
+        Random seeds of the attacks.
 
     Returns
     -------
     dict
-        ``subjects``: for each its ``name``, ``eps``, ``pictures``, ``clean``, ``reference`` and
+        ``subjects``: for each its ``name``, ``eps``, ``images``, ``clean``, ``reference`` and
         ``rows``: ``library``, ``setting``, ``budget``, and what `measure` found.
     """
     _find_peers()
     settings = SETTINGS if settings is None else settings
     everyone = {
         ("advlib", "robust_accuracy"): ours,
-        ("advlib", "robust_accuracy, accelerated"): ours_fast,
+        ("advlib", ACCELERATED): ours_fast,
         **settings,
     }
     found = []
@@ -379,12 +385,13 @@ def strength(
             _say(f"{subject.name}, AutoAttack: {slow}")
         found.append(
             {
-                "name": subject.name, "eps": subject.eps, "pictures": len(subject.x),
-                "clean": round(standing(subject, subject.x), 4), "rows": rows, "reference": slow,
+                "name": subject.name, "eps": subject.eps, "images": len(subject.x),
+                "clean": round(share_correct(subject, subject.x), 4),
+                "rows": rows, "reference": slow,
             }
         )  # fmt: skip
     return {
-        "budgets": list(budgets), "seeds": list(seeds), "batch_size": WIDE, "subjects": found,
+        "budgets": list(budgets), "seeds": list(seeds), "batch_size": ROUND_ROWS, "subjects": found,
     }  # fmt: skip
 
 
@@ -410,7 +417,7 @@ def text(results: dict[str, Any]) -> str:
         lines += [
             f"### {subject['name'][0].upper()}{subject['name'][1:]}",
             "",
-            f"{subject['pictures']} pictures, eps {255 * subject['eps']:.3g}/255, "
+            f"{subject['images']} images, eps {255 * subject['eps']:.3g}/255, "
             f"{100 * subject['clean']:.1f} % right without an attacker.",
             "",
             "| library | setting | " + " | ".join(f"{n} gradients" for n in budgets) + " |",
@@ -429,23 +436,29 @@ def text(results: dict[str, Any]) -> str:
 HEAD = """## How strong at equal gradients
 
 Robust accuracy is an upper bound: a stronger attack can only lower it. So the lower number is the
-better measurement. Every attack may take the same number of input gradients for each picture. They
+better measurement. Every attack may take the same number of input gradients for each image. They
 are counted behind the model, and stand in brackets. The lowest number of each column is bold.
-{{py:func}}`advlib.robustness.robust_accuracy` spends what fallen pictures leave on those that
-stand. *Accelerated* means on {{py:func}}`advlib.fast.accelerated`: the copy is made within the
-time, and its points are judged by the network itself. Both work on up to {wide} pictures at a
-time, all others on all {pictures}.
+{{py:func}}`advlib.audit.robustness.robust_accuracy` spends what fooled images leave on the
+remaining ones, and works on up to {wide} images at a time, all others on all {images}.{fast}
 
 All ran once with each of {seeds} random seeds, AutoAttack with one. The numbers are means. {spread}
 """
 
 
+ACCELERATED = "robust_accuracy, accelerated"
+FAST = """ *Accelerated* means on
+{py:func}`advlib.fast.accelerated`: the copy is made within the time, and its points are judged by
+the network itself."""
+
+
 def _head(results: dict[str, Any]) -> str:
+    rows = [row for subject in results["subjects"] for row in subject["rows"]]
     return HEAD.format(
         wide=results["batch_size"],
-        pictures=results["subjects"][0]["pictures"],
+        images=results["subjects"][0]["images"],
         seeds=len(results["seeds"]),
         spread=_spread(results),
+        fast=FAST if any(row["setting"] == ACCELERATED for row in rows) else "",
     )
 
 
@@ -486,7 +499,7 @@ def _reference(subject: dict[str, Any]) -> str:
         return "AutoAttack did not run." if slow else ""
     said = (
         "All of AutoAttack (torchattacks' parts, the paper's steps): "
-        f"{100 * slow['robust']:.1f} %, with {slow['gradients']:.0f} gradients a picture in "
+        f"{100 * slow['robust']:.1f} %, with {slow['gradients']:.0f} gradients an image in "
         f"{slow['seconds']:.0f} s. "
     )
     own = [row for row in subject["rows"] if row["library"] == "advlib"]

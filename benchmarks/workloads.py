@@ -1,4 +1,4 @@
-"""What is attacked: networks of several sizes, with pictures and classes drawn from a seed."""
+"""What is attacked: networks of several sizes, with images and classes drawn from a seed."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -29,6 +29,13 @@ def resnet(layers: int, classes: int) -> Callable[[], nn.Module]:
     return lambda: build(weights=None, num_classes=classes)
 
 
+def transformer(name: str) -> Callable[[], nn.Module]:
+    """What builds torchvision's network of that name, untrained, for images of 224x224."""
+    from torchvision import models
+
+    return lambda: models.get_model(name, weights=None, num_classes=100)
+
+
 def _make(
     name: str,
     build: Callable[[], nn.Module],
@@ -48,17 +55,26 @@ def workloads(device: torch.device | str = "cpu") -> list[Workload]:
     device = torch.device(device)
     mnist = RELEASES["wong-mnist"]  # its layers; the weights are drawn anew
     loads = [
-        ("small CNN, 256 pictures of 1x28x28", mnist.build, (256, 1, 28, 28), 40, 10),
-        ("sign network, 32 pictures of 3x64x64", SignNet, (32, 3, 64, 64), 10, 16),
-        ("ResNet-18, 64 pictures of 3x32x32", resnet(18, 10), (64, 3, 32, 32), 10, 10),
-        ("ResNet-18, 8 pictures of 3x224x224", resnet(18, 100), (8, 3, 224, 224), 10, 100),
+        ("small CNN, 256 images of 1x28x28", mnist.build, (256, 1, 28, 28), 40, 10),
+        ("sign network, 32 images of 3x64x64", SignNet, (32, 3, 64, 64), 10, 16),
+        ("ResNet-18, 64 images of 3x32x32", resnet(18, 10), (64, 3, 32, 32), 10, 10),
+        ("ResNet-18, 8 images of 3x224x224", resnet(18, 100), (8, 3, 224, 224), 10, 100),
+        ("ViT-B/32, 8 images of 3x224x224", transformer("vit_b_32"), (8, 3, 224, 224), 10, 100),
+        ("Swin-T, 4 images of 3x224x224", transformer("swin_t"), (4, 3, 224, 224), 10, 100),
+        (
+            "ConvNeXt-T, 4 images of 3x224x224",
+            transformer("convnext_tiny"),
+            (4, 3, 224, 224),
+            10,
+            100,
+        ),
     ]
     if device.type == "cuda":
         loads += [
-            (f"ResNet-18, {n} pictures of 3x32x32", resnet(18, 10), (n, 3, 32, 32), 10, 10)
+            (f"ResNet-18, {n} images of 3x32x32", resnet(18, 10), (n, 3, 32, 32), 10, 10)
             for n in (1, 8, 512, 4096)
         ]
         loads.append(
-            ("ResNet-50, 64 pictures of 3x224x224", resnet(50, 1000), (64, 3, 224, 224), 10, 1000)
+            ("ResNet-50, 64 images of 3x224x224", resnet(50, 1000), (64, 3, 224, 224), 10, 1000)
         )
     return [_make(*load, device) for load in loads]
