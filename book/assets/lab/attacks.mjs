@@ -1,16 +1,25 @@
-// Noise, FGSM and PGD as `advlib.attacks` has them, for one picture and one network.
+// Noise, FGSM and PGD as `advlib.attacks` has them, for one image and one network.
 //
-// Pixels are in [0, 1]. The attacks are generators that pause after every gradient, so that a page
-// can stop one that nobody waits for, and stays awake where there is no Worker.
+// Pixels are in [0, 1]. The attacks are generators that pause at every gradient, so that a page can
+// stop one that is no longer needed, and stays responsive where there is no Worker.
 
 /** @typedef {"linf" | "l2"} Norm */
 
 /**
  * What an attack found.
  * @typedef {object} Found
- * @property {Float64Array | Float32Array} picture  shorter once it has been sent to the page
+ * @property {Float64Array | Float32Array} image  shorter once it has been sent to the page
  * @property {number[]} probabilities
- * @property {number[]} losses  at the picture itself, and at every point visited on the way
+ * @property {number[]} losses  at the image itself, and at every point of the attack's path
+ */
+
+/**
+ * A point on an attack's path.
+ * @typedef {object} Point
+ * @property {number} step
+ * @property {Float64Array | Float32Array} image
+ * @property {number} loss
+ * @property {number[]} probabilities
  */
 
 /** A source of random numbers in [0, 1) that gives the same ones for the same seed (mulberry32). */
@@ -24,7 +33,7 @@ export function randomSource(seed) {
   };
 }
 
-/** Softmax; the largest logit is taken off first, so that nothing overflows. */
+/** Softmax; the largest logit is subtracted first, so that nothing overflows. */
 export function softmax(logits) {
   const largest = Math.max(...logits);
   const powers = Array.from(logits, (logit) => Math.exp(logit - largest));
@@ -46,18 +55,18 @@ const indexOfLargest = (values) => values.indexOf(Math.max(...values));
 
 /**
  * A network as the attacks see it.
- * @param {import("./network.mjs").Layer} network
+ * @param {import("./layers.mjs").Layer} network
  */
 export function classifier(network) {
   let probabilities = [];
   return {
-    /** Loss of class `y` and what the network reads. */
-    look(picture, y) {
-      const logits = network.forward(picture);
+    /** Loss of class `y`, and the probabilities of all classes. */
+    look(image, y) {
+      const logits = network.forward(image);
       probabilities = softmax(logits);
       return { loss: crossEntropy(logits, y), probabilities };
     },
-    /** Gradient of the loss of class `y` at the picture last looked at; valid until the next one. */
+    /** Gradient of the loss of class `y` at the image last looked at, taken once; valid until the next. */
     gradient(y) {
       const slope = Float64Array.from(probabilities);
       slope[y] -= 1;
@@ -72,7 +81,7 @@ const clip = (value, low, high) => Math.min(Math.max(value, low), high);
 /** `x + by * delta`, cut off at the box [0, 1]. */
 const cutAtBox = (x, delta, by) => x.map((value, i) => clip(value + by * delta[i], 0, 1));
 
-/** How far `cutAtBox` moves the picture. */
+/** How far `cutAtBox` moves the image. */
 function cutLength(x, delta, by) {
   let sum = 0;
   for (let i = 0; i < x.length; i++) {
@@ -98,7 +107,7 @@ function scaleIntoBox(x, delta, eps, most) {
   return cutAtBox(x, delta, low);
 }
 
-/** `x + delta`, put back into the ball of radius `eps` and into [0, 1]. */
+/** `x + delta`, projected into the ball of radius `eps` and into [0, 1]. */
 function confine(x, delta, eps, norm) {
   if (norm === "l2") return scaleIntoBox(x, delta, eps, 1);
   return x.map((value, i) => clip(value + clip(delta[i], -eps, eps), 0, 1));
@@ -135,56 +144,51 @@ function singleStep(x, grad, eps, norm) {
  * @property {Norm} norm
  * @property {number} eps
  * @property {number} steps  of PGD
- * @property {number} y  the class whose loss is driven: up, or down where it is the target
+ * @property {number} y  the class whose loss is raised, or lowered if it is the target
  */
 
 /**
- * Runs an attack. Each `next()` does the work of one gradient; the value at the end is what it found.
+ * Runs an attack. Each `next()` does the work of one gradient; PGD then hands out the point that it
+ * has looked at. The value at the end is what the attack found.
  * @param {ReturnType<typeof classifier>} model
  * @param {Float64Array} x
  * @param {Task} task
- * @returns {Generator<undefined, Found>}
+ * @returns {Generator<Point | undefined, Found>}
  */
 export function* run(model, x, { attack, norm, eps, steps, y }) {
-  const found = (picture, losses) => ({
-    picture,
-    probabilities: model.look(picture, y).probabilities,
-    losses,
-  });
-  const clean = model.look(x, y);
-  if (eps === 0) return found(x, [clean.loss]);
-  if (attack === "pgd" || attack === "targeted") {
-    const targeted = attack === "targeted";
-    const { picture, losses } = yield* climb(model, x, { norm, eps, steps, y, targeted });
-    return found(picture, losses);
+  if (eps > 0 && (attack === "pgd" || attack === "targeted")) {
+    return yield* climb(model, x, { norm, eps, steps, y, targeted: attack === "targeted" });
   }
-  const picture = attack === "noise"
+  const clean = model.look(x, y);
+  if (eps === 0) return { image: x, probabilities: clean.probabilities, losses: [clean.loss] };
+  const image = attack === "noise"
     ? confine(x, randomPoint(x.length, eps, norm, randomSource(SEED)), eps, norm)
     : singleStep(x, model.gradient(y), eps, norm);
   yield;
-  return found(picture, [clean.loss, model.look(picture, y).loss]);
+  const { loss, probabilities } = model.look(image, y);
+  return { image, probabilities, losses: [clean.loss, loss] };
 }
 
 /**
- * PGD from the picture itself, so that its path begins at zero. Of all points visited the best is
+ * PGD from the image itself, so that its path begins at zero. Of all points visited the best is
  * kept: one that reaches the goal before one that does not, then the one with the better loss.
  */
 function* climb(model, x, { norm, eps, steps, y, targeted }) {
-  const stepSize = (2.5 * eps) / steps; // enough to cross the ball and to turn round
+  const stepSize = (2.5 * eps) / steps; // enough to cross the ball and to turn
   const up = targeted ? -1 : 1;
-  let picture = x;
-  let best = { picture, reached: false, score: -Infinity };
+  let image = x;
+  let best = { reached: false, score: -Infinity };
   const losses = [];
   for (let step = 0; step <= steps; step++) {
-    const { loss, probabilities } = model.look(picture, y);
+    const { loss, probabilities } = model.look(image, y);
     const reached = (indexOfLargest(probabilities) === y) === targeted;
     const score = up * loss;
-    if (reached === best.reached ? score > best.score : reached) best = { picture, reached, score };
+    if (reached === best.reached ? score > best.score : reached) best = { image, probabilities, reached, score };
     losses.push(loss);
     if (step === steps) break;
+    yield { step, image, loss, probabilities };
     const move = steepest(model.gradient(y), up * stepSize, norm);
-    picture = confine(x, picture.map((value, i) => value + move[i] - x[i]), eps, norm);
-    yield;
+    image = confine(x, image.map((value, i) => value + move[i] - x[i]), eps, norm);
   }
-  return { picture: best.picture, losses };
+  return { image: best.image, probabilities: best.probabilities, losses };
 }

@@ -1,11 +1,13 @@
 // One network and the queue of attacks on it: what runs in a Worker, or in the page without one.
 //
-// Messages in:   {load: {layers, numbers, shape}}       builds the network
-//                {ask, x, tasks, wanted}                drops the queue and begins a new one, perhaps empty
-//                {ask, wanted}                          this task first, of those that are left
-// Messages out:  {ready: true}, {ask, task, found}, {error}
+// Messages in:   {load}                   builds the network, from what its `open` is given
+//                {ask, x, tasks, wanted}  drops the queue and begins a new one, perhaps empty
+//                {ask, wanted}            this task first, of those that are left
+// Messages out:  {ready}                  what there is to say about the network
+//                {ask, task, found}
+//                {ask, task, point}       on the way there, if the task is `watched`
+//                {error}
 
-import { makeNetwork } from "./network.mjs";
 import { classifier, run } from "./attacks.mjs";
 
 /** How long the engine works before it looks for messages, in milliseconds. */
@@ -26,10 +28,18 @@ function pause() {
 /**
  * Answers the messages that come through a port, a Worker's own or one end of a channel.
  * @param {{onmessage: ?function, postMessage: function}} port
+ * @param {(load: object) => Promise<{network: import("./layers.mjs").Layer, about: object}>} open
  */
-export function serve(port) {
+export function serve(port, open) {
   let model = null;
   let queue = { ask: 0, x: null, left: [], wanted: 0 };
+  const fail = (error) => port.postMessage({ error: String(error) });
+
+  async function load(described) {
+    const { network, about } = await open(described);
+    model = classifier(network);
+    port.postMessage({ ready: about });
+  }
 
   /** The task nearest to the wanted one: a slider is most likely to go there next. */
   function next() {
@@ -44,8 +54,14 @@ export function serve(port) {
     while (queue === mine && mine.left.length) {
       const task = next();
       const attack = run(model, mine.x, task);
+      // The page only draws an image, and keeps hundreds.
+      const send = (kind, value) => {
+        const image = new Float32Array(value.image);
+        port.postMessage({ ask: mine.ask, task: task.place, [kind]: { ...value, image } }, [image.buffer]);
+      };
       let turn = attack.next();
       while (!turn.done) {
+        if (task.watched && turn.value) send("point", turn.value);
         if (performance.now() - since > BREATH) {
           await pause();
           if (queue !== mine) return;
@@ -53,27 +69,22 @@ export function serve(port) {
         }
         turn = attack.next();
       }
-      // The page only draws it, and keeps hundreds.
-      const picture = Float32Array.from(turn.value.picture);
-      const found = { ...turn.value, picture };
-      port.postMessage({ ask: mine.ask, task: task.place, found }, [picture.buffer]);
+      send("found", turn.value);
     }
   }
 
   port.onmessage = ({ data }) => {
     try {
       if (data.load) {
-        const { layers, numbers, shape } = data.load;
-        model = classifier(makeNetwork(layers, numbers, shape));
-        port.postMessage({ ready: true });
+        load(data.load).catch(fail);
       } else if (data.tasks) {
         queue = { ask: data.ask, x: data.x, left: [...data.tasks], wanted: data.wanted };
-        work(queue).catch((error) => port.postMessage({ error: String(error) }));
+        work(queue).catch(fail);
       } else if (data.ask === queue.ask) {
         queue.wanted = data.wanted;
       }
     } catch (error) {
-      port.postMessage({ error: String(error) });
+      fail(error);
     }
   };
 }

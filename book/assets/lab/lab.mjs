@@ -1,12 +1,13 @@
 // The Live Lab: the reader's choices on one side, both networks on the other.
 //
 // What was computed is kept, for every epsilon of the slider. So a dragged slider only draws, and
-// the engines work ahead from where it stands. Before the networks are there, the lab shows one
-// stored result, for all epsilons, and does so without them for as long as they cannot be had.
+// the engines work ahead from where it stands. Before the networks are loaded, the lab shows one
+// stored result, for all epsilons. It stays with that result if they cannot be loaded.
 
 import { NAMES, NORMS, SIDE, STEPS, STOPS, iterated } from "./settings.mjs";
 import { UploadError, readUpload } from "./upload.mjs";
-import { base64Bytes, loadEngines, loadPictures, reasonOf } from "./load.mjs";
+import { base64Bytes, reasonOf } from "./files.mjs";
+import { loadEngines, loadImages } from "./load.mjs";
 import { h } from "./view.mjs";
 import { makePanel } from "./panel.mjs";
 import { makeRound } from "./round.mjs";
@@ -38,7 +39,7 @@ function makeLab(root, opening, engineScope, progress) {
   const other = (y) => (y + 5) % classes.length;
   /** @type {import("./settings.mjs").Setting} */
   const setting = {
-    picture: { name: opening.picture, pixels: base64Bytes(opening.pixels), y: opening.y },
+    image: { name: opening.image, pixels: base64Bytes(opening.pixels), y: opening.y },
     attack: "fgsm",
     norm: "linf",
     stop: opening.eps,
@@ -47,12 +48,12 @@ function makeLab(root, opening, engineScope, progress) {
   };
   const results = makeResults(setting);
   const panel = makePanel(setting, opening, { change, choose, upload, retry: load });
-  /** The reader's own picture, from the choice of its file until the standard network has read it. */
+  /** The reader's own image, from the choice of its file until the standard network has classified it. */
   let pending = null;
   let engines = null;
   let loading = null;
   let scheduled = false;
-  /** What the engines work on: a setting's key, or the reader's picture. */
+  /** What the engines work on: a setting's key, or the reader's image. */
   let asked = null;
   let ask = 0;
 
@@ -66,12 +67,12 @@ function makeLab(root, opening, engineScope, progress) {
     });
   }
 
-  /** Asks the engines for what is missing. A picture that waits to be read comes before all else. */
+  /** Asks the engines for what is missing. An image that waits for its class comes first. */
   function compute() {
     const waits = pending?.pixels;
     if (!waits && results.complete()) return;
     if (!engines) load();
-    else if (waits) read(pending);
+    else if (waits) classify(pending);
     else fillIn();
   }
 
@@ -92,7 +93,7 @@ function makeLab(root, opening, engineScope, progress) {
         engine.send({ ask, wanted: setting.stop });
         continue;
       }
-      const message = { ask, x: pixelsToUnit(setting.picture.pixels), wanted: setting.stop };
+      const message = { ask, x: pixelsToUnit(setting.image.pixels), wanted: setting.stop };
       engine.send({ ...message, tasks: tasks(kept[name]) }, (stop, found) => {
         kept[name][stop] = found;
         draw();
@@ -119,29 +120,29 @@ function makeLab(root, opening, engineScope, progress) {
     pending = null;
     panel.note("");
     const y = Math.floor(name / variants);
-    change({ picture: { name, pixels, y }, target: setting.target === y ? other(y) : setting.target });
+    change({ image: { name, pixels, y }, target: setting.target === y ? other(y) : setting.target });
   }
 
-  /** Decodes the reader's picture. A choice made meanwhile counts, and this one is dropped. */
+  /** Decodes the reader's image. A choice made meanwhile counts, and this one is dropped. */
   async function upload(file) {
     const mine = (pending = {});
     try {
-      const picture = await readUpload(file, SIDE);
+      const image = await readUpload(file, SIDE);
       if (pending !== mine) return;
-      Object.assign(mine, picture);
-      panel.note("Your picture waits for the networks.");
+      Object.assign(mine, image);
+      panel.note("Your image waits for the networks.");
       compute();
     } catch (error) {
       if (pending !== mine) return;
       pending = null;
       if (!(error instanceof UploadError)) console.warn(error);
-      panel.note(error instanceof UploadError ? error.message : "This file could not be read as a picture.");
+      panel.note(error instanceof UploadError ? error.message : "This file could not be read as an image.");
     }
     draw();
   }
 
-  /** Asks which class the standard network sees in a picture that nobody has named. */
-  function read(own) {
+  /** Asks the standard network for the class of the reader's image. */
+  function classify(own) {
     if (alreadyAsked(own)) return;
     const task = { place: 0, attack: "noise", norm: "linf", eps: 0, steps: 1, y: 0 };
     const message = { ask, x: pixelsToUnit(own.pixels), tasks: [task], wanted: 0 };
@@ -152,13 +153,13 @@ function makeLab(root, opening, engineScope, progress) {
 
   function show({ pixels, note }, y) {
     pending = null;
-    panel.note(`${note} The standard network reads ${classes[y]}; if it shows another sign, say so.`.trim());
+    panel.note(`${note} The standard network predicts ${classes[y]}. If that is wrong, choose the true class.`.trim());
     panel.forget();
     const target = setting.target === y ? other(y) : setting.target;
-    change({ picture: { name: `own ${ask}`, pixels, y, own: true }, target });
+    change({ image: { name: `own ${ask}`, pixels, y, own: true }, target });
   }
 
-  /** Fetches pictures and networks; after a failure the next call tries again. */
+  /** Fetches images and networks; after a failure the next call tries again. */
   function load() {
     loading ??= fetchAll().finally(() => {
       if (!engines) loading = null;
@@ -171,11 +172,11 @@ function makeLab(root, opening, engineScope, progress) {
     panel.failed("");
     draw();
     try {
-      panel.showPictures(await loadPictures(folder, version, classes.length * variants));
+      panel.showImages(await loadImages(folder, version, classes.length * variants));
       engines = await loadEngines(folder, version, engineScope, stopped);
       compute();
     } catch (error) {
-      panel.failed(`The networks are not there, so the lab shows its stored result only. ${reasonOf(error)}`);
+      panel.failed(`The networks could not be loaded, so the lab shows only its stored result. ${reasonOf(error)}`);
     }
     panel.loading(false);
     draw();
@@ -188,7 +189,7 @@ function makeLab(root, opening, engineScope, progress) {
     draw();
   }
 
-  results.store(unfold(opening, setting.picture.pixels));
+  results.store(unfold(opening, setting.image.pixels));
   const place = [...document.querySelectorAll(".advlib-lab")].indexOf(root);
   const key = place ? `round-${place + 1}` : "round"; // each lab of a page keeps its own scores
   const round = makeRound(classes, variants, key, { folder, version, engineScope, progress });
@@ -205,10 +206,10 @@ const pixelsToUnit = (pixels) => Float64Array.from(pixels, (value) => value / 25
  */
 function makeResults(setting) {
   const all = new Map();
-  const driven = () => (setting.attack === "targeted" ? setting.target : setting.picture.y);
+  const driven = () => (setting.attack === "targeted" ? setting.target : setting.image.y);
   const key = () => {
-    const { picture, attack, norm, steps } = setting;
-    return [picture.name, attack, norm, iterated(attack) ? steps : "", driven()].join();
+    const { image, attack, norm, steps } = setting;
+    return [image.name, attack, norm, iterated(attack) ? steps : "", driven()].join();
   };
   const store = (kept) => {
     all.delete(key()); // and back in: the newest is the last
@@ -224,15 +225,15 @@ function makeResults(setting) {
 }
 
 /**
- * The opening state. FGSM's direction is the same for every epsilon, so pictures follow from it
- * exactly; what the networks make of them is stored.
+ * The opening state. FGSM's direction is the same for every epsilon, so images follow from it
+ * exactly; the outputs of the networks are stored.
  */
 function unfold({ networks }, pixels) {
   const clip = (value) => Math.min(Math.max(value, 0), 1);
   const results = (stored) => {
     const sign = new Int8Array(base64Bytes(stored.direction).buffer);
     return stored.probabilities.map((probabilities, stop) => ({
-      picture: Float32Array.from(pixels, (value, i) => clip((value + stop * sign[i]) / 255)),
+      image: Float32Array.from(pixels, (value, i) => clip((value + stop * sign[i]) / 255)),
       probabilities,
       losses: stop ? [stored.losses[0], stored.losses[stop]] : [stored.losses[0]],
     }));

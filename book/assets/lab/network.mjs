@@ -1,20 +1,12 @@
 // A network that runs in the page: forward to the logits, backward to the gradient of the pixels.
 //
-// A network is a list of layers described as data; book/_ext/lab.py writes it. Each layer is made once
-// for a fixed picture size and owns its buffers, so an attack allocates nothing. `backward` belongs
-// to the last `forward`. Numbers are stored pixel by pixel, all channels of a pixel side by side, as
-// in a canvas. Sums are in double precision: no further from the exact ones than PyTorch's.
+// A network is a list of layers described as data; lab.py writes it. Each layer is made once
+// for a fixed image size and owns its buffers, so an attack allocates nothing. `backward` belongs
+// to the last `forward`. Sums are in double precision: no further from the exact ones than PyTorch's.
 
-/**
- * What one layer does. Shapes are [height, width, channels].
- * @typedef {object} Layer
- * @property {number[]} shape  shape of what `forward` returns
- * @property {(input: Float64Array) => Float64Array} forward
- * @property {(grad: Float64Array) => Float64Array} backward  gradient of the output to that of the input
- */
+import { build, centre, fold, pieces, roundUp, size, sum, unfold } from "./layers.mjs";
 
-const size = (shape) => shape.reduce((a, b) => a * b, 1);
-const roundUp = (n, to) => to * Math.ceil(n / to);
+const array = (shape) => new Float64Array(size(shape));
 
 /**
  * c = a b: nearly all time goes here. Two rows times four columns are summed at once, in registers,
@@ -51,28 +43,7 @@ function pack(inner, columns, entry) {
 }
 
 /**
- * Where the pieces of a picture lie among its unfolded patches: [in patches, in picture, length].
- * A piece is the part of one row of the kernel that lies inside the picture.
- */
-function pieces([height, width, channels], [outHeight, outWidth], kernel, stride, padding, patch) {
-  const list = [];
-  for (let y = 0; y < outHeight; y++) {
-    for (let x = 0; x < outWidth; x++) {
-      const left = x * stride - padding;
-      const first = Math.max(0, -left), last = Math.min(kernel, width - left);
-      for (let ky = 0; ky < kernel; ky++) {
-        const row = y * stride + ky - padding;
-        if (row < 0 || row >= height) continue;
-        const to = (y * outWidth + x) * patch + (ky * kernel + first) * channels;
-        list.push(to, (row * width + left + first) * channels, (last - first) * channels);
-      }
-    }
-  }
-  return Int32Array.from(list);
-}
-
-/**
- * Convolution as one matrix product with the picture's unfolded patches. Its gradient is the
+ * Convolution as one matrix product with the image's unfolded patches. Its gradient is the
  * product with the transposed matrix, folded back: what a pixel gave to several patches adds up.
  */
 function conv(shape, { out, kernel, stride, padding }, weight, bias) {
@@ -84,7 +55,7 @@ function conv(shape, { out, kernel, stride, padding }, weight, bias) {
   const places = pieces(shape, outShape, kernel, stride, padding, patch);
   const forwards = pack(patch, out, (k, o) => (k < inner ? weight[o * inner + k] : 0));
   const backwards = pack(out, patch, (o, k) => (k < inner ? weight[o * inner + k] : 0));
-  // What lies outside the picture is never written, and so stays zero.
+  // What lies outside the image is never written, and so stays zero.
   const patches = new Float64Array(pixels * patch);
   const patchGrad = new Float64Array(pixels * patch);
   const result = new Float64Array(size(outShape));
@@ -92,10 +63,7 @@ function conv(shape, { out, kernel, stride, padding }, weight, bias) {
   return {
     shape: outShape,
     forward(input) {
-      for (let p = 0; p < places.length; p += 3) {
-        const to = places[p], from = places[p + 1], length = places[p + 2];
-        for (let i = 0; i < length; i++) patches[to + i] = input[from + i];
-      }
+      unfold(places, input, patches);
       multiply(patches, forwards, result, pixels, patch, out);
       for (let i = 0; i < result.length; i += out) {
         for (let o = 0; o < out; o++) result[i + o] += bias[o];
@@ -104,28 +72,7 @@ function conv(shape, { out, kernel, stride, padding }, weight, bias) {
     },
     backward(outGrad) {
       multiply(outGrad, backwards, patchGrad, pixels, out, patch);
-      grad.fill(0);
-      for (let p = 0; p < places.length; p += 3) {
-        const from = places[p], to = places[p + 1], length = places[p + 2];
-        for (let i = 0; i < length; i++) grad[to + i] += patchGrad[from + i];
-      }
-      return grad;
-    },
-  };
-}
-
-/** The pixels, moved and scaled to what the network was trained on. */
-function centre(shape, { mean, scale }) {
-  const result = new Float64Array(size(shape));
-  const grad = new Float64Array(size(shape));
-  return {
-    shape,
-    forward(input) {
-      for (let i = 0; i < result.length; i++) result[i] = (input[i] - mean) * scale;
-      return result;
-    },
-    backward(outGrad) {
-      for (let i = 0; i < grad.length; i++) grad[i] = outGrad[i] * scale;
+      fold(places, patchGrad, grad);
       return grad;
     },
   };
@@ -148,7 +95,7 @@ function relu(shape) {
   };
 }
 
-/** Averages over squares of `side` pixels; without `side`, over the whole picture. */
+/** Averages over squares of `side` pixels; without `side`, over the whole image. */
 function average([height, width, channels], { side = height }) {
   const shape = [height / side, width / side, channels];
   const result = new Float64Array(size(shape));
@@ -196,31 +143,6 @@ function linear(shape, { out }, weight, bias) {
   };
 }
 
-/** The sum of several branches that read the same input; the gradient is the sum of theirs. */
-function sum(shape, branches) {
-  const result = new Float64Array(size(branches[0].shape));
-  const grad = new Float64Array(size(shape));
-  const addUp = (total, parts) => {
-    total.fill(0);
-    for (const part of parts) for (let i = 0; i < total.length; i++) total[i] += part[i];
-    return total;
-  };
-  return {
-    shape: branches[0].shape,
-    forward: (input) => addUp(result, branches.map((branch) => branch.forward(input))),
-    backward: (outGrad) => addUp(grad, branches.map((branch) => branch.backward(outGrad))),
-  };
-}
-
-/** Layers one after the other; none at all hands its input on, as a shortcut does. */
-function chain(shape, layers) {
-  return {
-    shape: layers.length ? layers[layers.length - 1].shape : shape,
-    forward: (input) => layers.reduce((value, layer) => layer.forward(value), input),
-    backward: (grad) => layers.reduceRight((value, layer) => layer.backward(value), grad),
-  };
-}
-
 /**
  * Weight and bias of a layer. A batch norm behind it is folded in: once trained, it multiplies each
  * channel by a constant and adds another. Folding in double precision changes nothing that counts.
@@ -245,23 +167,22 @@ function weights({ out, weight, bias, norm }, inner, numbers) {
  * @param {object[]} described  the layers; `weight` and `bias` are places in `numbers`
  * @param {Float32Array} numbers  all weights
  * @param {number[]} shape  of the input, [height, width, channels]
- * @returns {Layer}
+ * @returns {import("./layers.mjs").Layer}
  */
 export function makeNetwork(described, numbers, shape) {
   const taken = (layer, inner) => weights(layer, inner, numbers);
   const make = {
-    centre,
     relu,
     average,
+    centre: (at, layer) => centre(at, layer, array),
     conv: (at, layer) => conv(at, layer, ...taken(layer, layer.kernel ** 2 * at[2])),
     linear: (at, layer) => linear(at, layer, ...taken(layer, size(at))),
-    sum: (at, layer) => sum(at, layer.branches.map((one) => makeNetwork(one, numbers, at))),
+    sum: (at, layer) => sum(at, layer.branches.map((one) => build(one, make, at)), array),
   };
-  const layers = [];
-  let at = shape;
-  for (const layer of described) {
-    layers.push(make[layer.op](at, layer));
-    at = layers[layers.length - 1].shape;
-  }
-  return chain(shape, layers);
+  return build(described, make, shape);
+}
+
+/** The Live Lab's part of `serve`. */
+export async function openNetwork({ layers, numbers, shape }) {
+  return { network: makeNetwork(layers, numbers, shape), about: {} };
 }

@@ -3,16 +3,16 @@
 import { ABOUT, ATTACKS, FACTOR, NAMES, NORMS, SIDE, STEPS, STOPS, iterated } from "./settings.mjs";
 import { chart, column, h, screen, segments, select, slider, uniqueId, write } from "./view.mjs";
 
-/** What the slider of steps says of attacks that have none. */
+/** What the slider of steps shows for attacks that are not iterative. */
 const ONE_STEP = { noise: "none", fgsm: "one" };
 
-/** Milliseconds without a new picture before the result is said to a screen reader. */
+/** Milliseconds without a new image before the result is said to a screen reader. */
 const QUIET = 500;
 
 /**
  * @typedef {object} Actions
  * @property {(what: object) => void} change  part of a setting
- * @property {(place: number, pixels: Uint8Array) => void} choose  one of the stored pictures
+ * @property {(place: number, pixels: Uint8Array) => void} choose  one of the stored images
  * @property {(file: File) => void} upload
  * @property {() => void} retry
  */
@@ -58,10 +58,10 @@ export function makePanel(setting, { classes, variants }, actions) {
     const lines = lists.map((list, n) => {
       const found = list[setting.stop];
       columns[n].stale(!found);
-      return found && columns[n].update(found, setting.picture.pixels, setting.picture.y, role);
+      return found && columns[n].update(found, setting.image.pixels, setting.image.y, role);
     });
     const missing = lines.some((line) => !line);
-    const busy = loading ? "The networks are on their way (1.2 MB) …" : "Computing …";
+    const busy = loading ? "Loading the networks (1.2 MB) …" : "Computing …";
     write(status, missing && failure.hidden ? busy : note);
     if (!missing) say(lines);
     drawLoss(lists);
@@ -69,7 +69,7 @@ export function makePanel(setting, { classes, variants }, actions) {
   }
 
   function drawLoss(lists) {
-    const goal = classes[setting.attack === "targeted" ? setting.target : setting.picture.y];
+    const goal = classes[setting.attack === "targeted" ? setting.target : setting.image.y];
     const title = `Loss of “${goal}”`;
     if (iterated(setting.attack)) {
       const steps = STEPS[setting.steps];
@@ -91,7 +91,7 @@ export function makePanel(setting, { classes, variants }, actions) {
   return {
     element,
     draw,
-    showPictures: strip.show,
+    showImages: strip.show,
     forget: strip.clear,
     loading: (is) => (loading = is),
     note: (text) => (note = text),
@@ -108,8 +108,8 @@ function makeControls(setting, classes, actions) {
   const stepsText = (i) => (iterated(setting.attack) ? String(STEPS[i]) : ONE_STEP[setting.attack]);
   const steps = slider("steps", STEPS.length, setting.steps, stepsText, (i) => actions.change({ steps: i }));
   const target = select("target", classes, setting.target, (i) => actions.change({ target: i }));
-  const truth = select("it shows", classes, setting.picture.y,
-    (y) => actions.change({ picture: { ...setting.picture, y } }));
+  const truth = select("true class", classes, setting.image.y,
+    (y) => actions.change({ image: { ...setting.image, y } }));
   const about = h("p", { class: "advlib-note lab-about lab-wide" });
   const norms = Object.entries(NORMS).map(([norm, { name }]) => [norm, name]);
   const element = h(
@@ -130,16 +130,16 @@ function makeControls(setting, classes, actions) {
       write(about, ABOUT[setting.attack]);
       steps.input.disabled = !iterated(setting.attack);
       target.list.disabled = setting.attack !== "targeted";
-      truth.element.hidden = !setting.picture.own;
+      truth.element.hidden = !setting.image.own;
       target.list.value = String(setting.target);
-      truth.list.value = String(setting.picture.y);
+      truth.list.value = String(setting.image.y);
       eps.update();
       steps.update();
     },
   };
 }
 
-/** The stored pictures as radio buttons, and the button for the reader's own. */
+/** The stored images as radio buttons, and the button for the reader's own. */
 function makeStrip(setting, classes, variants, actions) {
   const name = uniqueId();
   const file = h("input", {
@@ -153,32 +153,32 @@ function makeStrip(setting, classes, variants, actions) {
   });
   const places = Array.from({ length: classes.length * variants }, (_, place) => {
     const label = `${classes[Math.floor(place / variants)]}${place % variants ? `, ${1 + (place % variants)}` : ""}`;
-    const picture = screen(SIDE, "");
-    picture.canvas.removeAttribute("role");
-    picture.canvas.removeAttribute("aria-label");
+    const image = screen(SIDE, "");
+    image.canvas.removeAttribute("role");
+    image.canvas.removeAttribute("aria-label");
     const input = h("input", {
       type: "radio",
       name,
       value: place,
       "aria-label": label,
-      checked: place === setting.picture.name,
-      disabled: place !== setting.picture.name,
+      checked: place === setting.image.name,
+      disabled: place !== setting.image.name,
     });
-    return { input, picture, element: h("label", { title: label }, input, picture.canvas) };
+    return { input, image, element: h("label", { title: label }, input, image.canvas) };
   });
   const element = h(
     "div",
-    { class: "lab-pictures" },
-    h("fieldset", {}, h("legend", { class: "advlib-label" }, "Pick a picture"),
+    { class: "lab-images" },
+    h("fieldset", {}, h("legend", { class: "advlib-label" }, "Pick an image"),
       h("div", { class: "lab-strip" }, places.map((place) => place.element))),
     h("p", { class: "lab-upload" }, h("label", {}, file, h("span", {}, "or use your own")),
       h("span", { class: "advlib-note" }, "It stays in this page.")),
   );
-  const paint = (place, pixels) => place.picture.paint((i) => pixels[i]);
-  paint(places[setting.picture.name], setting.picture.pixels);
+  const paint = (place, pixels) => place.image.paint((i) => pixels[i]);
+  paint(places[setting.image.name], setting.image.pixels);
   return {
     element,
-    /** @param {Uint8Array} all  the pictures' bytes, one picture after the other */
+    /** @param {Uint8Array} all  the images' bytes, one image after the other */
     show(all) {
       const length = SIDE * SIDE * 3;
       places.forEach((place, i) => {

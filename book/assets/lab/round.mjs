@@ -1,6 +1,7 @@
-// You against the network: both read the same changed signs, and the page counts who errs more.
+// You against the network: both classify the same attacked signs, and the page counts the errors.
 
-import { loadEngines, loadPictures, reasonOf } from "./load.mjs";
+import { reasonOf } from "./files.mjs";
+import { loadEngines, loadImages } from "./load.mjs";
 import { SIDE } from "./settings.mjs";
 import { h, screen } from "./view.mjs";
 
@@ -9,18 +10,18 @@ const OPTIONS = 4;
 const ATTACK = { place: 0, attack: "pgd", norm: "linf", eps: 8 / 255, steps: 10 };
 const INTRO =
   `${SIGNS} signs, each changed by PGD within 8/255 against the standard network. ` +
-  "What does each one show? The network reads the same pictures. Guess first: who errs more?";
+  "What does each one show? The network classifies the same images. Guess first: who makes more errors?";
 
 /**
  * @param {string[]} classes
- * @param {number} variants  stored pictures of each class
+ * @param {number} variants  stored images of each class
  * @param {string} key  under which the scores are kept
  * @param {{folder: string, version: string, engineScope: function, progress: object}} source
  */
 export function makeRound(classes, variants, key, { folder, version, engineScope, progress }) {
-  const pictures = classes.length * variants;
-  const scores = makeScores(key, pictures, progress);
-  const picture = screen(SIDE, "A changed sign: what does it show?");
+  const images = classes.length * variants;
+  const scores = makeScores(key, images, progress);
+  const image = screen(SIDE, "A changed sign: what does it show?");
   const options = Array.from({ length: OPTIONS }, (_, i) => {
     return h("button", { type: "button", class: "lab-option", onclick: () => answer(i) });
   });
@@ -31,7 +32,7 @@ export function makeRound(classes, variants, key, { folder, version, engineScope
   const table = h(
     "div",
     { class: "lab-table", hidden: true },
-    h("div", {}, counter, picture.canvas),
+    h("div", {}, counter, image.canvas),
     h("div", { role: "group", "aria-label": "What does it show?", class: "lab-options" }, options),
   );
   const element = h(
@@ -50,7 +51,7 @@ export function makeRound(classes, variants, key, { folder, version, engineScope
     starting = true;
     said.textContent = "One moment …";
     try {
-      const all = await loadPictures(folder, version, pictures);
+      const all = await loadImages(folder, version, images);
       const named = ["standard"];
       engine ??= (await loadEngines(folder, version, engineScope, stopped, named)).standard;
       const { places, errors } = scores.open() ?? { places: draw(), errors: [0, 0] };
@@ -72,9 +73,9 @@ export function makeRound(classes, variants, key, { folder, version, engineScope
     if (here) focused.focus();
   }
 
-  /** The pictures of a new round. */
+  /** The images of a new round. */
   function draw() {
-    return shuffled(Array.from({ length: pictures }, (_, i) => i)).slice(0, SIGNS);
+    return shuffled(Array.from({ length: images }, (_, i) => i)).slice(0, SIGNS);
   }
 
   /** The engine has stopped; the round goes on with the sign where it stands. */
@@ -84,7 +85,7 @@ export function makeRound(classes, variants, key, { folder, version, engineScope
     pause(`The network stopped computing (${reason}); the round can go on where it stands.`);
   }
 
-  /** A changed picture and what the network reads in it, as a function that is called in its turn. */
+  /** An attacked image and the class that the network predicts, as a function to be called in its turn. */
   function attack(all, place) {
     const length = SIDE * SIDE * 3;
     const x = Float64Array.from(all.subarray(place * length, (place + 1) * length), (v) => v / 255);
@@ -92,7 +93,7 @@ export function makeRound(classes, variants, key, { folder, version, engineScope
     return () => new Promise((resolve) => {
       asks += 1;
       engine.send({ ask: asks, x, tasks: [{ ...ATTACK, y }], wanted: 0 }, (_, found) => {
-        resolve({ y, picture: found.picture, read: largest(found.probabilities) });
+        resolve({ y, image: found.image, predicted: largest(found.probabilities) });
       });
     });
   }
@@ -102,11 +103,11 @@ export function makeRound(classes, variants, key, { folder, version, engineScope
     const mine = round;
     const now = await (mine.coming ?? mine.left.shift()());
     mine.coming = mine.left.length ? mine.left.shift()() : null;
-    const { y, read } = (mine.now = now);
-    const others = shuffled(classes.map((_, i) => i).filter((i) => i !== y && i !== read));
-    mine.options = shuffled([...new Set([y, read]), ...others].slice(0, OPTIONS));
+    const { y, predicted } = (mine.now = now);
+    const others = shuffled(classes.map((_, i) => i).filter((i) => i !== y && i !== predicted));
+    mine.options = shuffled([...new Set([y, predicted]), ...others].slice(0, OPTIONS));
     options.forEach((option, i) => (option.textContent = classes[mine.options[i]]));
-    picture.paint((i) => 255 * now.picture[i]);
+    image.paint((i) => 255 * now.image[i]);
     counter.textContent = `Sign ${number()} of ${SIGNS}`;
   }
 
@@ -117,12 +118,12 @@ export function makeRound(classes, variants, key, { folder, version, engineScope
 
   async function answer(chosen) {
     if (!round?.now) return; // the next one is not there yet
-    const { y, read } = round.now;
+    const { y, predicted } = round.now;
     const guess = round.options[chosen];
-    const one = `Sign ${number()} was ${classes[y]}. You: ${classes[guess]}. The network: ${classes[read]}.`;
+    const one = `Sign ${number()} was ${classes[y]}. You: ${classes[guess]}. The network: ${classes[predicted]}.`;
     round.now = null;
     round.places = round.places.slice(1);
-    round.errors = [round.errors[0] + (guess !== y), round.errors[1] + (read !== y)];
+    round.errors = [round.errors[0] + (guess !== y), round.errors[1] + (predicted !== y)];
     scores.keep(round);
     said.textContent = one;
     if (round.places.length) {
@@ -130,7 +131,8 @@ export function makeRound(classes, variants, key, { folder, version, engineScope
       return;
     }
     const [yours, its] = round.errors;
-    pause(`${one} You erred on ${yours} of ${SIGNS}, the standard network on ${its}. ${whoErrs(yours, its)}`);
+    const result = `You made errors on ${yours} of ${SIGNS} signs, the standard network on ${its}.`;
+    pause(`${one} ${result} ${whoErrs(yours, its)}`);
   }
 
   /** Puts the signs away and says why. */
@@ -151,7 +153,7 @@ export function makeRound(classes, variants, key, { folder, version, engineScope
     const played = rounds.length === 1 ? "the one round" : `the ${rounds.length} rounds`;
     before.hidden = rounds.length === 1 && round !== null; // it has just been said
     before.textContent = rounds.length
-      ? `In ${played} that you finished: you erred on ${total(0)} of ${SIGNS * rounds.length} signs, ` +
+      ? `In ${played} that you finished: you made errors on ${total(0)} of ${SIGNS * rounds.length} signs, ` +
         `the standard network on ${total(1)}.`
       : "";
   }
@@ -163,9 +165,9 @@ export function makeRound(classes, variants, key, { folder, version, engineScope
 
 /**
  * What this browser keeps of the rounds: the errors, the reader's and the network's, of each that is
- * finished, and one that is not. Whatever else it may find there counts as nothing.
+ * finished, and one that is not. Anything else that it finds there is ignored.
  */
-function makeScores(key, pictures, progress) {
+function makeScores(key, images, progress) {
   const isCount = (value, most) => Number.isInteger(value) && value >= 0 && value <= most;
   const isErrors = (value, most) => {
     return Array.isArray(value) && value.length === 2 && value.every((one) => isCount(one, most));
@@ -179,7 +181,7 @@ function makeScores(key, pictures, progress) {
   const open = () => {
     const { places, errors } = kept();
     const whole = Array.isArray(places) && places.length > 0 && places.length < SIGNS
-      && places.every((place) => isCount(place, pictures - 1))
+      && places.every((place) => isCount(place, images - 1))
       && isErrors(errors, SIGNS - places.length);
     return whole ? { places, errors } : null;
   };
@@ -192,8 +194,8 @@ function makeScores(key, pictures, progress) {
 
 /** The answer to the question before the round. */
 function whoErrs(yours, its) {
-  if (yours === its) return "You err equally often.";
-  return yours > its ? "You err more." : "The network errs more.";
+  if (yours === its) return "You make equally many errors.";
+  return yours > its ? "You make more errors." : "The network makes more errors.";
 }
 
 const largest = (values) => values.indexOf(Math.max(...values));

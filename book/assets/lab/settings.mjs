@@ -1,6 +1,6 @@
-// What the reader can choose, and how it is called.
+// What the reader can choose, with names and texts.
 
-/** Pictures are square and have this many pixels a side. */
+/** Images are square and have this many pixels a side. */
 export const SIDE = 64;
 
 /** The networks of the weights file, as the page calls them. */
@@ -11,19 +11,19 @@ export const ATTACKS = [
 ];
 
 export const ABOUT = {
-  noise: "Random noise knows nothing of the networks. Both get the same.",
-  fgsm: "One step of size ε along the gradient: each network gets a change of its own.",
-  pgd: "Many small steps along the gradient, each put back to within ε of the picture.",
+  noise: "Random noise, made without the networks. Both get the same noise.",
+  fgsm: "One step of size ε along the gradient of the loss, for each network its own.",
+  pgd: "Many small steps along the gradient, each projected back to within ε of the image.",
   targeted: "Many small steps towards the class you choose, never further than ε.",
 };
 
-/** How often the shown change is magnified. */
+/** How much the shown change is magnified. */
 export const FACTOR = 10;
 
-/** The slider has as many stops in each norm; book/_ext/lab.py has those of L∞, too: a test compares. */
+/** The slider has as many stops in each norm; lab.py has those of L∞, too: a test compares. */
 export const STOPS = 13;
 
-/** What a stop of the slider means. */
+/** The budget at each stop of the slider. */
 export const NORMS = {
   linf: { name: "L∞", eps: (stop) => stop / 255, text: (stop) => `${stop}/255`, axis: "ε in 255ths" },
   l2: { name: "L2", eps: (stop) => stop / 4, text: (stop) => (stop / 4).toFixed(2), axis: "ε in quarters" },
@@ -37,8 +37,8 @@ export const iterated = (attack) => attack === "pgd" || attack === "targeted";
 /**
  * What the lab is set to.
  * @typedef {object} Setting
- * @property {{name: string | number, pixels: Uint8Array, y: number, own?: boolean}} picture
- *   y is its true class; a stored picture's name is its place, `own` ones come from the reader
+ * @property {{name: string | number, pixels: Uint8Array, y: number, own?: boolean}} image
+ *   y is its true class; a stored image's name is its place, `own` ones come from the reader
  * @property {string} attack
  * @property {"linf" | "l2"} norm
  * @property {number} stop  of the slider

@@ -1,13 +1,13 @@
-// The reader's own picture: decoded and made small in the page. It goes nowhere else.
+// The reader's own image: decoded and made small in the page. It goes nowhere else.
 
-/** What is wrong with a file, as a sentence for the reader. */
+/** What is wrong with a file, in a sentence for the reader. */
 export class UploadError extends Error {}
 
 const MOST_BYTES = 60e6;
 const MOST_PIXELS = 100e6;
 
 /**
- * Reads a file as a square picture.
+ * Reads a file as a square image.
  * @param {File} file
  * @param {number} side  width and height of the result
  * @returns {Promise<{pixels: Uint8Array, note: string}>}  red, green, blue of each pixel, row by row
@@ -22,10 +22,10 @@ export async function readUpload(file, side) {
   try {
     const image = await decode(address);
     const { naturalWidth: width, naturalHeight: height } = image;
-    if (!width || !height) throw new UploadError("This picture has no size of its own; try a PNG or JPEG.");
+    if (!width || !height) throw new UploadError("This image has no size of its own; try a PNG or JPEG.");
     if (width * height > MOST_PIXELS) {
       throw new UploadError(
-        `This picture has ${width} × ${height} pixels, too many to read here; make it smaller first.`,
+        `This image has ${width} × ${height} pixels, too many to read here; make it smaller first.`,
       );
     }
     return shrink(image, width, height, side);
@@ -38,7 +38,7 @@ function decode(address) {
   return new Promise((resolve, reject) => {
     const image = new Image();
     image.onload = () => resolve(image);
-    image.onerror = () => reject(new UploadError("This file could not be read as a picture."));
+    image.onerror = () => reject(new UploadError("This file could not be read as an image."));
     image.src = address;
   });
 }
@@ -97,7 +97,7 @@ function read(canvas, side) {
     }
     return data(canvas);
   } catch {
-    throw new UploadError("The browser does not let this page read the picture's pixels.");
+    throw new UploadError("The browser does not let this page read the image's pixels.");
   }
 }
 

@@ -21,7 +21,7 @@ function fill(element, props, children) {
   return element;
 }
 
-/** Says it, but only what is new: a screen reader repeats what is written again. */
+/** Writes a text only if it is new: a screen reader repeats a text that is written again. */
 export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -62,7 +62,7 @@ export function segments(legend, options, chosen, onchange, { wide = false } = {
   );
 }
 
-/** A slider over `stops` places; `text(place)` is what it says. */
+/** A slider with `stops` places; `text(place)` is the label of its value. */
 export function slider(label, stops, at, text, oninput) {
   const id = uniqueId();
   const value = h("span", { class: "advlib-value" });
@@ -91,7 +91,7 @@ export function select(label, names, at, onchange) {
   return { element: h("div", { class: "advlib-control" }, h("label", { for: id }, label), list), list };
 }
 
-// ---------------------------------------------------------------- pictures
+// ---------------------------------------------------------------- images
 
 /** A canvas of `side` pixels; `paint(value)` asks for each of its colour values, 0 to 255. */
 export function screen(side, label) {
@@ -115,13 +115,13 @@ export function screen(side, label) {
 const ROWS = 3;
 
 /**
- * What a network makes of the picture: the picture itself, its magnified change, a verdict, bars.
+ * One network's view of the image: the image, its magnified change, the prediction, bars.
  * @param {string[]} classes
- * @param {number} factor  how often changes are magnified
+ * @param {number} factor  how much changes are magnified
  */
 export function column(name, classes, side, factor) {
-  const picture = screen(side, `The picture that the ${name.toLowerCase()} sees`);
-  const change = screen(side, `What was changed, ${factor} times as large`);
+  const image = screen(side, `The image that the ${name.toLowerCase()} sees`);
+  const change = screen(side, `The change, magnified ${factor} times`);
   const verdict = h("p", { class: "lab-verdict" });
   const rows = Array.from({ length: ROWS }, () => {
     const label = h("span", { class: "lab-class" });
@@ -135,7 +135,7 @@ export function column(name, classes, side, factor) {
     "section",
     { class: "lab-column", "aria-label": name },
     h("p", { class: "advlib-label" }, name),
-    h("div", { class: "lab-screens" }, figure(picture, "picture"), figure(change, `change × ${factor}`)),
+    h("div", { class: "lab-screens" }, figure(image, "image"), figure(change, `change × ${factor}`)),
     verdict,
     h("ul", { "aria-label": "Most probable classes" }, rows.map((row) => row.element)),
   );
@@ -150,14 +150,14 @@ export function column(name, classes, side, factor) {
 
   return {
     element,
-    /** Draws `found` over the untouched `pixels` (0 to 255) of a picture that shows class `y`. */
+    /** Draws `found` over the clean `pixels` (0 to 255) of an image of class `y`. */
     update(found, pixels, y, role) {
-      picture.paint((i) => 255 * found.picture[i]);
-      change.paint((i) => 127.5 + factor * (255 * found.picture[i] - pixels[i]));
+      image.paint((i) => 255 * found.image[i]);
+      change.paint((i) => 127.5 + factor * (255 * found.image[i] - pixels[i]));
       const best = shown(found.probabilities, y);
-      const right = best[0] === y;
-      verdict.textContent = `reads ${classes[best[0]]}`;
-      verdict.classList.toggle("lab-wrong", !right);
+      const correct = best[0] === y;
+      verdict.textContent = `predicts ${classes[best[0]]}`;
+      verdict.classList.toggle("lab-wrong", !correct);
       rows.forEach((row, i) => {
         const share = found.probabilities[best[i]];
         row.label.textContent = classes[best[i]];
@@ -165,7 +165,7 @@ export function column(name, classes, side, factor) {
         row.bar.style.width = `${100 * share}%`;
         row.bar.className = `advlib-fill advlib-${best[i] === y ? "clean" : role}`;
       });
-      return `${name}: reads ${classes[best[0]]}, ${percent(found.probabilities[best[0]])}`;
+      return `${name}: predicts ${classes[best[0]]}, ${percent(found.probabilities[best[0]])}`;
     },
     stale: (is) => element.classList.toggle("lab-stale", is),
   };
@@ -175,7 +175,7 @@ export function column(name, classes, side, factor) {
 
 const WIDE = 480, HIGH = 190, LEFT = 40, BOTTOM = 30, TOP = 10, RIGHT = 12;
 
-/** A curve of the loss for each network. Both are told apart by their dashes, too. */
+/** A curve of the loss for each network; the two differ in their dashes as well. */
 export function chart(names) {
   const grid = svg("g");
   const here = svg("line", { class: "advlib-here", y1: TOP, y2: HIGH - BOTTOM });
