@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import advlib
 from advlib import threats
 
 NORMS = ("linf", "l2", "l1")
@@ -66,3 +67,23 @@ def linear(device: torch.device | str = "cpu") -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(nn.Flatten(), nn.Linear(301, 2)).to(device)
+
+
+def attacked(
+    model: nn.Module, x: Tensor, *, attack: str, norm: str, eps: float, steps: int, y: int
+) -> tuple[Tensor, list[float]]:
+    """One image as FGSM, PGD or targeted PGD changes it, and the losses on the way there.
+
+    What the labs in the page are compared with: `y` is the class to leave or, targeted, to reach.
+    """
+    goal, losses = torch.tensor([y]), []
+    if attack == "fgsm":
+        x_adv = advlib.fgsm(model, x, goal, eps, norm=norm)
+        with torch.no_grad():
+            losses = [float(nn.functional.cross_entropy(model(p), goal)) for p in (x, x_adv)]
+    else:
+        x_adv = advlib.pgd(
+            model, x, goal, eps, norm=norm, steps=steps, random_start=False,
+            targeted=attack == "targeted", on_step=lambda *seen: losses.append(float(seen[3])),
+        )  # fmt: skip
+    return x_adv, losses

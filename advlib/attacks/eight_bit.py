@@ -15,20 +15,10 @@ from torch import Tensor, nn
 
 from advlib.attacks.adaptive import straight_through
 from advlib.contracts import Model, check_batch, check_eps
+from advlib.data import on_grid
+from advlib.data.files import LEVELS
 from advlib.errors import PixelError
 from advlib.threats import check_norm
-
-LEVELS = 255
-"""Steps between black and white."""
-
-
-def on_grid(x: Tensor) -> Tensor:
-    """The nearest image that a file of 8 bits can hold, pixels in [0, 1]; shape and dtype of `x`.
-
-    Equal, bit by bit, to what ``bytes / 255`` gives when the file is read.
-    """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (wide.mul(LEVELS).round() / LEVELS).to(x.dtype)
 
 
 def eight_bit(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -79,7 +69,8 @@ def eight_bit(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not torch.equal(on_grid(x), x):
             raise PixelError(
                 "x holds pixels between the levels of 8 bits; multiples of 1/255 are expected, as "
-                "a file has them. Round first, and look at what the model makes of it: on_grid(x)."
+                "a file has them. Round first, advlib.data.on_grid(x), and look at what the model "
+                "makes of it."
             )
         budget = check_eps(eps) * LEVELS
         if norm == "linf":

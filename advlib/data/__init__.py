@@ -2,7 +2,7 @@
 
 from advlib.data import signs
 from advlib.data.classics import classic
-from advlib.data.files import load_images, save_images
+from advlib.data.files import load_images, on_grid, save_images
 from advlib.data.photographs import PHOTOGRAPHS, photograph
 
-__all__ = ["PHOTOGRAPHS", "classic", "load_images", "photograph", "save_images", "signs"]
+__all__ = ["PHOTOGRAPHS", "classic", "load_images", "on_grid", "photograph", "save_images", "signs"]

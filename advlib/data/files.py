@@ -10,6 +10,18 @@ from torch import Tensor
 from advlib.contracts import check_images
 from advlib.errors import InputError, PixelError
 
+LEVELS = 255
+"""Steps between black and white."""
+
+
+def on_grid(x: Tensor) -> Tensor:
+    """The nearest image that a file of 8 bits can hold, pixels in [0, 1]; shape and dtype of `x`.
+
+    Equal, bit by bit, to what ``bytes / 255`` gives when the file is read.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (wide.mul(LEVELS).round() / LEVELS).to(x.dtype)
+
 
 def save_images(x: Tensor, folder: str | Path) -> list[Path]:
     """Write images as PNG files, from which `load_images` reads them back bit by bit.
@@ -36,17 +48,16 @@ def save_images(x: Tensor, folder: str | Path) -> list[Path]:
     x = check_images(x)
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise PixelError(f"x has shape {tuple(x.shape)}; (n, 1, h, w) or (n, 3, h, w) is expected.")
-    levels = x.cpu().double() * 255
-    between = (levels - levels.round()).abs() > 255 * torch.finfo(x.dtype).eps
-    if x.dtype == torch.bfloat16 or bool(between.any()):
+    if x.dtype == torch.bfloat16 or not torch.equal(on_grid(x), x):
         raise PixelError(
             "x holds pixels between the levels of 8 bits, and a file would round them; what an "
             "attack achieved may be lost. Attack with advlib.attacks.eight_bit, or round first: "
-            "advlib.attacks.eight_bit.on_grid(x)."
+            "advlib.data.on_grid(x)."
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    pixels = levels.round().to(torch.uint8).permute(0, 2, 3, 1).squeeze(3).numpy()
+    levels = x.cpu().float().mul(LEVELS).round().to(torch.uint8)
+    pixels = levels.permute(0, 2, 3, 1).squeeze(3).numpy()
     paths = [folder / f"{number:04d}.png" for number in range(len(x))]
     for path, image in zip(paths, pixels, strict=True):
         Image.fromarray(image).save(path)
@@ -87,4 +98,4 @@ def load_images(paths: Iterable[str | Path] | str | Path) -> Tensor:
             f"the images have the shapes {sorted(shapes)}; one is expected. Read them one by one, "
             "or bring them to one size first."
         )
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous().float() / 255
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous().float() / LEVELS

@@ -26,15 +26,21 @@ function foldWith(place, data) {
   progress.watch(data.key, () => { fold.open = keptGuess(data) !== null; });
 }
 
-// A place with data-waiting gets its states from a separate file, after which this script runs again.
-for (const place of document.querySelectorAll(".advlib-widget:not([data-drawn], [data-waiting])")) {
-  place.dataset.drawn = "";
+// A place with data-waiting is drawn twice: with its first scene, which holds the height, and, when
+// a separate file has brought all of them, after which this script runs again.
+for (const place of document.querySelectorAll(
+  ".advlib-widget:not([data-drawn=all], [data-waiting][data-drawn])")) {
+  const waiting = place.hasAttribute("data-waiting");
+  place.dataset.drawn = waiting ? "first" : "all";
   const still = place.querySelector(".advlib-still");
   try {
     const state = JSON.parse(place.querySelector('script[type="application/json"]').textContent);
     const el = document.createElement("div");
     render({ model: pageModel(state), el });
-    still.replaceWith(el);
+    still.hidden = waiting;
+    place.querySelector(".advlib")?.parentElement.remove();
+    still.before(el);
+    if (!waiting) still.remove();
     if (state.kind === "reveal") foldWith(place, state.data);
   } catch (error) {
     // The image or text stays in place, with the reason.

@@ -78,7 +78,7 @@ function explorer({ model, el }) {
       status),
   );
   show();
-  if (model.offline && alone && data.controls.length) {
+  if (model.offline && alone && data.controls.length && data.images) {
     status.textContent = "This page holds one state only: run the notebook to move the controls.";
   }
   return ask.stop;
@@ -229,9 +229,15 @@ function fillFigure(view, item, table) {
   img.height = item.height;
   img.alt = item.alt;
   img.classList.toggle("advlib-pixels", Math.max(item.width, item.height) <= 128);
-  const src = typeof item.src === "number" ? table[item.src] : item.src;
+  const src = typeof item.src !== "number" ? item.src : table ? table[item.src] : blank(item);
   if (img.src !== src) img.src = src;
   caption.replaceChildren(...rich(item.caption));
+}
+
+// Holds the place of an image that a page has not loaded yet.
+function blank({ width, height }) {
+  const size = `width="${width}" height="${height}"`;
+  return `data:image/svg+xml,${encodeURIComponent(`<svg xmlns="http://www.w3.org/2000/svg" ${size}/>`)}`;
 }
 
 function barGroup() {

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import advlib
-from advlib.attacks.eight_bit import eight_bit, on_grid
-from advlib.data import signs
+from advlib.attacks.eight_bit import eight_bit
+from advlib.data import on_grid, signs
 from advlib.errors import PixelError, ThreatError
 
 SAVED = eight_bit(advlib.pgd)

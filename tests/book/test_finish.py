@@ -79,6 +79,13 @@ def test_drawings_become_part_of_their_page_and_follow_its_theme(tmp_path: Path)
     assert not file.exists() and logo.exists()
 
 
+def explorer(letter: str) -> str:
+    """Return the state of an explorer with two scenes, as JSON; the second is large."""
+    states = {"0": {"text": "a < b"}, "1": {"text": letter * large.SMALL}}
+    data = {"initial": [0], "states": states, "images": ["data:image/png;base64,AAAA"]}
+    return json.dumps({"kind": "explorer", "data": data}).replace("<", "\\u003c")
+
+
 def widget(state: str) -> str:
     return (
         '<div class="advlib-widget"><div class="advlib-still"><img src="s.png"></div>'
@@ -88,13 +95,17 @@ def widget(state: str) -> str:
 
 
 def test_large_states_leave_the_page_and_small_ones_stay(tmp_path: Path) -> None:
-    long, short = json.dumps({"a": "x" * large.SMALL}), '{"b": 1}'
+    long, short = explorer("x"), '{"b": 1}'
     book = Book(tmp_path, ())
     page = large.move_out(Page("notebooks/a.html", widget(short) + widget(long)), book)
     assert page.html.startswith(widget(short)) and long not in page.html
     ((file, content),) = page.files.items()
     assert file.startswith(large.FOLDER) and json.dumps(long) in content.decode()
-    # The script that draws comes after the states, and neither holds up the text.
+    # The first scene stays, without its images: it is drawn at once and holds the place.
+    (first,) = re.findall(r'<script type="application/json">([^<]*)', page.html)[1:]
+    assert json.loads(first)["data"]["states"] == {"0": {"text": "a < b"}}
+    assert json.loads(first)["data"]["images"] is None
+    # The script that draws comes again after the states, and neither holds up the text.
     found = re.findall(r'<script defer src="([^"]*)"', page.html)
     assert found == [f"../{file}", "../_static/advlib-widgets.js?v=1"]
     assert large.move_out(page, book) == page
@@ -105,7 +116,7 @@ def test_states_that_no_page_shows_any_more_are_removed(tmp_path: Path) -> None:
     page, folder = tmp_path / "a.html", tmp_path / large.FOLDER
     folder.parent.mkdir()
     (folder.parent / "documentation_options.js").touch()
-    first, second = (json.dumps({"a": letter * large.SMALL}) for letter in "xy")
+    first, second = (explorer(letter) for letter in "xy")
     page.write_text(widget(first), encoding="utf-8")
     finish.finish(app, None)
     (kept,) = folder.iterdir()

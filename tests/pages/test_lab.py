@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import attacked
 from course import lab, live_lab
 from finish import policy
 from PIL import Image
@@ -268,16 +269,8 @@ def test_the_attacks_are_advlibs(served, visit, network, attack, norm):
     eps, steps = {"linf": 4 / 255, "l2": 1.5}[norm], 5
     model, x = advlib.models.load(lab.NETWORKS[network]).double(), x.double()
     x = (x * 255).round() / 255
-    losses: list[float] = []
-    if attack == "fgsm":
-        x_adv = advlib.fgsm(model, x, goal, eps, norm=norm)
-        losses = [float(torch.nn.functional.cross_entropy(model(p), goal)) for p in (x, x_adv)]
-    else:
-        x_adv = advlib.pgd(
-            model, x, goal, eps, norm=norm, steps=steps, random_start=False,
-            targeted=attack == "targeted", on_step=lambda *seen: losses.append(float(seen[3])),
-        )  # fmt: skip
     task = {"attack": attack, "norm": norm, "eps": eps, "steps": steps, "y": int(goal)}
+    x_adv, losses = attacked(model, x, **task)
     pixels = (x * 255).round().to(torch.uint8)
     sent = {"network": network, "x": _channels_last(pixels).ravel().tolist(), "task": task}
     found = page.evaluate(ATTACK, sent)

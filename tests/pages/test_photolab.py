@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from cases import attacked
 from conftest import missing
 from course import lab, photo_lab
 from finish import policy, vendor
@@ -170,16 +171,8 @@ def test_the_attacks_are_advlibs(
     y = model(x).argmax(1)
     goal = torch.tensor([model.categories.index("teapot")]) if attack == "targeted" else y
     eps = {"linf": 2 / 255, "l2": 2.0}[norm]
-    losses: list[float] = []
-    if attack == "fgsm":
-        x_adv = advlib.fgsm(model, x, goal, eps, norm=norm)
-        losses = [float(torch.nn.functional.cross_entropy(model(p), goal)) for p in (x, x_adv)]
-    else:
-        x_adv = advlib.pgd(
-            model, x, goal, eps, norm=norm, steps=steps, random_start=False,
-            targeted=attack == "targeted", on_step=lambda *seen: losses.append(float(seen[3])),
-        )  # fmt: skip
     task = {"attack": attack, "norm": norm, "eps": eps, "steps": steps, "y": int(goal)}
+    x_adv, losses = attacked(model, x, **task)
     found = chromium("attack", True, place, task)
     probabilities = model(x_adv).softmax(1)[0]
     assert found["predicted"] == int(probabilities.argmax())

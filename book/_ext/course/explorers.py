@@ -30,7 +30,11 @@ MISSED = "A file could not be loaded, so this is a static view; reloading the pa
 # In the page itself, because it speaks of files that did not come. What is drawn last is drawn by
 # deferred scripts, and the event follows all of them.
 WATCH = f"""addEventListener("DOMContentLoaded", () => {{
-  for (const place of document.querySelectorAll(".advlib-widget:not([data-drawn])")) {{
+  for (const place of document.querySelectorAll(".advlib-widget:not([data-drawn=all])")) {{
+    if (place.dataset.drawn) {{
+      place.querySelector(".advlib")?.remove();
+      place.querySelector(".advlib-still").hidden = false;
+    }}
     const note = document.createElement("p");
     note.textContent = {json.dumps(MISSED)};
     place.append(note);

@@ -1,8 +1,9 @@
 """What is large leaves the page for files of its own, so that the text comes before it.
 
 An explorer's stored states take up to 1.5 MB between a reader and the text behind it. The page
-keeps their address, and loads them once it is read: as scripts, because a page opened from a disk
-may load those and no data. Until then, and without scripts, the explorer's still is shown. Stills
+keeps their address and the first state without its images, so that the explorer has its place and
+its height from the start. The others are loaded once the page is read: as scripts, because a page
+opened from a disk may load those and no data. Without scripts the explorer's still is shown. Stills
 become images, so that only a reader without scripts loads them.
 """
 
@@ -48,18 +49,30 @@ def move_out(page: Page, _book: Book) -> Page:
 
     def waiting(match: re.Match[str]) -> str:
         before, state, after, draw = match.groups()
-        if len(state) < SMALL:
+        if len(state) < SMALL or (first := _first_alone(state)) is None:
             return match[0]
         digest = hashlib.sha256(state.encode("utf-8")).hexdigest()[:16]
         target = f"{FOLDER}/{digest}.js"
         files[target] = _FILL.format(digest=digest, state=json.dumps(state)).encode("utf-8")
         return (
-            f"{_WAITING.format(digest=digest)}{before}{after}<script defer "
-            f'src="{page.path_to(target)}"></script><script defer src="{draw}"></script>'
+            f'{_WAITING.format(digest=digest)}{before}{first}{after}<script src="{draw}"></script>'
+            f'<script defer src="{page.path_to(target)}"></script>'
+            f'<script defer src="{draw}"></script>'
         )
 
     html = _STATE.sub(waiting, _STILL.sub(image, page.html))
     return replace(page, html=html, files={**page.files, **files})
+
+
+def _first_alone(state: str) -> str | None:
+    """Return an explorer's state with the first of its scenes and no image, as JSON for a page."""
+    widget = json.loads(state)
+    if widget["kind"] != "explorer":
+        return None
+    data = widget["data"]
+    at = ",".join(map(str, data["initial"]))
+    data |= {"images": None, "states": {at: data["states"][at]}}
+    return json.dumps(widget, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def remove_unused(out: Path, pages: Iterable[Page]) -> None:
