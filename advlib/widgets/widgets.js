@@ -365,8 +365,8 @@ function predict({ model, el }) {
   function lockedView(guess) {
     const again = button("Guess again", () => keep(null), { class: "advlib-link" });
     const shown = data.answer === null
-      ? [h("p", { tabindex: -1 }, "Locked. Your guess: ", h("strong", {}, wording(data, guess)), ". ",
-        "The answer follows below.")]
+      ? [h("p", { tabindex: -1 }, "Locked; the answer follows below. Your guess: ",
+        h("strong", {}, wording(data, guess)))]
       : verdict(data, guess);
     return [...shown, again];
   }
