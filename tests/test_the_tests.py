@@ -60,13 +60,16 @@ def all_cleared(lesson: Lesson) -> None:
             cell["outputs"], cell["execution_count"] = [], None
 
 
+def _figure(lesson: Lesson) -> dict[str, Any]:
+    return next(c for c in _outputs(lesson, "image/png") if "plots.show(" in "".join(c["source"]))
+
+
 def deleted_figure(lesson: Lesson) -> None:
-    _outputs(lesson, "image/png")[0]["outputs"] = []
+    _figure(lesson)["outputs"] = []
 
 
 def image_without_words(lesson: Lesson) -> None:
-    cell = next(c for c in _outputs(lesson, "image/png") if "plots.show(" in "".join(c["source"]))
-    for output in cell["outputs"]:
+    for output in _figure(lesson)["outputs"]:
         output["metadata"] = {}
 
 
