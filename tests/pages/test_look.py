@@ -51,9 +51,7 @@ def test_nothing_moves_while_a_page_loads_and_is_read(
         page.evaluate(READ_ON)
     moved = page.evaluate("moved")
     # The reference begins with formulas, whose fonts come last.
-    # Lesson 1 opens with an explorer that is taller than what holds its place: known.
-    limits = {"book/api-attacks": 0.02, "notebooks/01-see-it-happen": 0.035}
-    limit = limits.get(name, 0.01)
+    limit = 0.02 if name == "book/api-attacks" else 0.01
     assert sum(value for value, _, _ in moved) < limit, moved
 
 
