@@ -6,16 +6,21 @@ import json
 import re
 import struct
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from course import photo_lab
+from course import photo_lab, photo_page
+from docutils import nodes
 from finish import policy, vendor
 from repository import ROOT
 from torch import Tensor, nn
 
+import advlib
 from advlib.data.photographs import photograph
+from advlib.errors import InputError, WeightsError
 from advlib.models.efficientnet import EfficientNetLite0, load_installed
 
 
@@ -95,8 +100,53 @@ def test_the_script_holds_the_kernel_and_every_module(tmp_path: Path) -> None:
     assert 'const KERNEL = base64Bytes("AGFzbQ==");' in script
     assert script.index("function slowKernel") < script.index("serve(port, openNetwork);")
     assert "const KERNEL = null;" in photo_lab.script(None, [])
+    whole = photo_lab.script(kernel, photo_lab.sources(photo_lab.INTERFACE))
+    assert not re.search(r"^\s*(import|export)\b", whole, re.MULTILINE)
+    assert len(whole) < 120_000
     modules = {f"photolab/{path.stem}" for path in photo_lab.MODULES.glob("*.mjs")}
-    assert modules <= {*photo_lab.IN_WORKER, *photo_lab.IN_PAGE}
+    assert modules <= {*photo_lab.IN_WORKER, *photo_lab.IN_PAGE, *photo_lab.INTERFACE}
+
+
+def test_stored_answers_are_what_the_network_makes_of_the_attacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(photo_lab, "BUDGETS", {"linf": (0, 2)})
+    model, x = photo_lab.opened(), photo_lab.shipped("camera")
+    known = photo_lab.answers(model, x)
+    y = model(x).argmax(1)
+    shown = known["answers"]
+    tripod = model.categories.index("tripod")
+    assert [shown[name][0]["rows"][0][0] for name in ("noise", "fgsm")] == [tripod, tripod]
+    packed = np.frombuffer(base64.b64decode(known["fgsm"]), np.uint8)
+    signs = torch.from_numpy(2.0 * np.unpackbits(packed) - 1).reshape(1, 224, 224, 3)
+    x_adv = (x + 2 / 255 * signs.permute(0, 3, 1, 2)).clamp(0, 1).float()
+    same = torch.isclose(x_adv, advlib.fgsm(model, x, y, 2 / 255), atol=1e-6)
+    assert same.float().mean() > 0.999  # where the gradient is all but 0, its sign is anyone's
+    logits = model(x_adv)
+    shares = logits.softmax(1)[0]
+    found = shown["fgsm"][1]
+    assert found["rows"][0][0] == int(shares.argmax()) != tripod
+    assert tripod in [place for place, _ in found["rows"]] and len(found["rows"]) == 5
+    for place, share in found["rows"]:
+        assert share == pytest.approx(float(shares[place]), abs=1e-4)
+    assert found["loss"] == pytest.approx(-float(logits.log_softmax(1)[0, tripod]), abs=1e-3)
+
+
+@pytest.mark.parametrize("error", [WeightsError("no weights"), InputError("no photographs")])
+def test_without_network_or_photographs_build_and_page_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(photo_page.LOG, "info", lambda text, *values: heard.append(text % values))
+    monkeypatch.setattr(photo_lab, "opened", Mock(side_effect=error))
+    app = SimpleNamespace(srcdir=tmp_path)
+    translator = SimpleNamespace(builder=SimpleNamespace(outdir=tmp_path, app=app), body=[])
+    with pytest.raises(nodes.SkipNode):
+        photo_page._visit_html(translator, photo_page.PhotoLab())
+    assert heard[-1] == f"The Photo Lab is left out of the book: {error}"
+    assert "kernel is not compiled" in heard[0]  # nor is there any, below this folder
+    (html,) = translator.body
+    assert "not part of this build" in html and "<script" not in html
 
 
 def test_only_the_page_with_the_lab_may_run_a_compiled_kernel() -> None:

@@ -17,7 +17,10 @@ from typing import Any
 import bidi
 import pytest
 import system
+from photolab_page import photo_address, photo_site, photo_visit
 from repository import ROOT
+
+__all__ = ["photo_address", "photo_site", "photo_visit"]  # fixtures of both files of tests
 
 HTML = ROOT / "_build" / "html"
 AXE = ROOT / "_build" / "vendor" / "axe.min.js"

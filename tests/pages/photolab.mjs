@@ -85,6 +85,15 @@ export async function attack(simd, place, task) {
   return { predicted, probability: probabilities[predicted], losses, path, sizes, inBox };
 }
 
+/** The noise that the engine draws, as a change of grey values. */
+export function noise() {
+  const model = { look: () => ({ loss: 0, probabilities: [1] }) };
+  const grey = new Float64Array(224 * 224 * 3).fill(0.5);
+  const running = run(model, grey, { attack: "noise", norm: "linf", eps: 0.25, steps: 1, y: 0 });
+  running.next();
+  return Array.from(running.next().value.image, (value) => 4 * (value - 0.5));
+}
+
 /** Milliseconds of a gradient, forward and backward: the best of several. */
 export async function milliseconds(simd, times) {
   const model = classifier(await open(simd));

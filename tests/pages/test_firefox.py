@@ -148,7 +148,7 @@ def test_the_welcome_page_is_dark_until_the_switch_makes_it_light(visit: Any, ho
 def lab(request: pytest.FixtureRequest, visit: Any) -> Any:
     """Open the welcome page, and wait until the networks have answered."""
     page = visit(request.param, WELCOME)
-    page.evaluate(f"{one('.advlib-lab')}.scrollIntoView()")
+    page.evaluate(f"{one('.advlib-livelab')}.scrollIntoView()")
     page.wait("document.querySelectorAll('.lab-strip input:enabled').length > 5")
     page.wait(SETTLED)
     return page
@@ -157,14 +157,14 @@ def lab(request: pytest.FixtureRequest, visit: Any) -> Any:
 def test_the_lab_attacks(lab: Any) -> None:
     opening = lab.evaluate(VERDICTS)
     assert opening[0] != opening[1] == "predicts stop"  # FGSM, as it stands there
-    slider = one(".advlib-lab input[type=range]")
+    slider = one(".advlib-livelab input[type=range]")
     lab.evaluate(f"{slider}.focus()")
     lab.press("Home")
     lab.wait(SETTLED)
     assert lab.evaluate(VERDICTS) == ["predicts stop"] * 2
     lab.click(slider, at=0.95)
     assert lab.evaluate(f"{slider}.getAttribute('aria-valuetext')") == "12/255"
-    lab.click(labelled("PGD"))
+    lab.click(labelled("PGD", ".advlib-livelab label"))
     lab.wait(SETTLED)
     assert "predicts stop" not in lab.evaluate(VERDICTS)
 
@@ -183,8 +183,8 @@ def test_an_image_of_the_readers_own_is_read(lab: Any, tmp_path: Path, kind: str
     image = Image.radial_gradient("L").convert("CMYK" if kind == "cmyk" else "RGB")
     path = tmp_path / f"own.{'gif' if kind == 'gif' else 'jpg'}"
     image.save(path)
-    lab.upload(one(".advlib-lab input[type=file]"), path)
-    lab.wait(f"{one('.advlib-lab')}.innerText.includes('The standard network predicts')")
+    lab.upload(one(".advlib-livelab input[type=file]"), path)
+    lab.wait(f"{one('.advlib-livelab')}.innerText.includes('The standard network predicts')")
     lab.wait(SETTLED)
 
 

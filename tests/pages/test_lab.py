@@ -956,6 +956,37 @@ def test_no_upload_leaves_the_page(served, visit, images):
     assert [url for url in sent if not url.startswith("blob:")] == []
 
 
+# -- links
+
+
+def test_a_link_opens_the_same_state(served, visit):
+    link = "#live-lab?attack=targeted&norm=l2&eps=1.50&image=yield+2&steps=20&target=no+entry"
+    page = ready(visit(f"{served}one.html{link}"))
+    for name in ("yield, 2", "Targeted PGD", "L2"):
+        assert page.get_by_role("radio", name=name, exact=True).is_checked()
+    sliders = [page.get_by_role("slider", name=name) for name in ("epsilon", "steps")]
+    assert [s.get_attribute("aria-valuetext") for s in sliders] == ["1.50", "20"]
+    target = page.get_by_role("combobox", name="target")
+    assert target.locator(":checked").inner_text() == "no entry"
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy link").click()
+    page.get_by_text("The link is copied.").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == page.url == f"{served}one.html{link}"
+    page.evaluate("location.hash = '#live-lab?attack=noise'")  # another link, in the same page
+    page.wait_for_function("() => document.querySelector('input[value=noise]')?.checked")
+    ready(page)
+
+
+def test_an_image_of_the_readers_own_is_not_in_the_link(served, visit, images):
+    page = ready(visit(f"{served}one.html"))
+    page.locator("input[type=file]").set_input_files(images["plain.jpg"])
+    page.get_by_role("combobox", name="true class").wait_for()
+    page.evaluate("delete Navigator.prototype.clipboard")
+    page.get_by_role("button", name="Copy link").click()
+    page.get_by_text("The link stands in the address bar.").wait_for()
+    assert page.url.endswith("#live-lab?attack=fgsm&norm=linf&eps=4/255")
+
+
 # -- what goes wrong
 
 
@@ -1347,7 +1378,7 @@ def test_in_the_book_it_answers_within_two_seconds_on_fast_3g(packed, visit):
     speed = {"offline": False, "latency": 150, "downloadThroughput": 1.6e6 / 8}
     session.send("Network.emulateNetworkConditions", {**speed, "uploadThroughput": 0.75e6 / 8})
     page.goto(f"{packed}book/index.html", wait_until="load")
-    page.get_by_role("slider", name="epsilon").press("Home")
+    page.locator(".advlib-livelab").get_by_role("slider", name="epsilon").press("Home")
     page.wait_for_function("() => window.read.length > 1 && window.read.at(-1).at")
     first, *_, last = page.evaluate("window.read")
     assert last["said"] == "predicts stop,predicts stop"
@@ -1367,7 +1398,7 @@ def test_in_the_book_the_page_weighs_little(address, book, visit):
             bodies[response.url] = len(body if packed else gzip.compress(body))
 
     page = visit(f"{address}book/index.html", prepare=lambda p: p.on("response", weigh))
-    page.locator(".advlib-lab").scroll_into_view_if_needed()
+    page.locator(".advlib-livelab").scroll_into_view_if_needed()
     ready(page)
     assert any("weights.bin" in url for url in bodies)
     assert sum(bodies.values()) <= 2.5e6, json.dumps(bodies, indent=1)

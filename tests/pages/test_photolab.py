@@ -199,6 +199,10 @@ def test_noise_changes_no_prediction_and_has_the_size_it_says(
     assert found["sizes"][norm == "l2"] <= eps * (1 + 1e-9)
 
 
+def test_the_noise_of_the_stored_answers_is_the_engines(chromium: Call) -> None:
+    np.testing.assert_array_equal(chromium("noise"), _channels_last(photo_lab.noise()).ravel())
+
+
 # -- the kernel alone
 
 

@@ -1,13 +1,13 @@
-"""What the course adds to Jupyter Book: lessons, explorers, the reader's progress, the Live Lab,
-the lists of claims and networks."""
+"""What the course adds to Jupyter Book: lessons, explorers, the reader's progress, the labs, the
+lists of claims and networks."""
 
 from sphinx.application import Sphinx
 
-from course import explorers, lesson, lists, live_lab, progress
+from course import explorers, lesson, lists, live_lab, photo_page, progress
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
-    for part in (lesson, explorers, progress, live_lab, lists):
+    for part in (lesson, explorers, progress, live_lab, photo_page, lists):
         part.register(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

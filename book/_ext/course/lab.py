@@ -35,7 +35,10 @@ MODULES = Path(__file__).resolve().parents[2] / "assets" / "lab"
 PROGRESS = Path(__file__).resolve().parents[3] / "advlib" / "widgets" / "progress.js"
 """What the browser keeps of the reader's scores; the widgets use it, too."""
 IN_WORKER = ("layers", "network", "attacks", "engine")
-IN_PAGE = ("settings", "upload", "files", "ports", "load", "view", "panel", "round", "lab")
+IN_PAGE = (
+    *("settings", "upload", "files", "ports", "load", "view", "address", "panel", "round"),
+    "lab",
+)
 """The modules, each behind those that it imports. The engine's run in a Worker."""
 
 NETWORKS = {"standard": "signs-standard", "robust": "signs-robust"}
@@ -293,6 +296,6 @@ def _script() -> str:
     return bundle(worker, [PROGRESS.read_text(encoding="utf-8"), *page])
 
 
-def assignment(name: str, value: str) -> str:
+def assignment(name: str, value: Any) -> str:
     """A script that leaves `value` where `files.mjs` looks for it."""
-    return f'(window.advlibLab ??= {{}}).{name} = "{value}";\n'
+    return f"(window.advlibLab ??= {{}}).{name} = {json.dumps(value, separators=(',', ':'))};\n"

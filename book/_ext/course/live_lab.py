@@ -49,7 +49,8 @@ def lab_html(opening: dict[str, Any], alt: str, folder: str, version: str) -> st
     """
     folder, version = escape(folder), escape(version)
     return (
-        f'<div class="advlib advlib-lab" data-folder="{folder}" data-version="{version}">'
+        '<div class="advlib advlib-lab advlib-livelab" '
+        f'data-folder="{folder}" data-version="{version}">'
         # Where scripts run, the style hides the image, and a lazy one is then not fetched.
         f'<div class="lab-still"><p>{escape(SENTENCE)}</p>'
         f'<img src="{folder}lab.png" alt="{escape(alt)}" loading="lazy"></div>'

@@ -1,10 +1,15 @@
-"""Write the Photo Lab's network, EfficientNet-Lite0, and the scripts that run it.
+"""Write what the Photo Lab needs: its network, EfficientNet-Lite0, photographs, answers, scripts.
 
-The weights come from an installed package, so none of it is committed. All of it is the same each
-time.
+Network and photographs come from installed packages, so none of it is committed. All of it is the
+same each time.
 
-    photo.bin    the network: length of the header, header (JSON), numbers in half precision
-    photo.js     the same as a script, for a page opened from disk, which may not fetch
+    photo.bin      the network: length of the header, header (JSON), numbers in half precision
+    photo.js       the same as a script, for a page opened from disk, which may not fetch
+    classes.js     the names of the classes, and the noise
+    coffee.js ...  a photograph, and what the network makes of it under noise and FGSM
+    coffee.jpg ... the photograph, small
+    photolab.js    the modules of book/assets/photolab, and the Live Lab's that they use
+    photolab.png   what readers without scripts see
 """
 
 from __future__ import annotations
@@ -16,10 +21,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
+import advlib
+from advlib.data.photographs import PHOTOGRAPHS, photograph
+from advlib.evaluation import predict
+from advlib.gradients import input_gradient
 from advlib.models.efficientnet import PIXEL_MEAN, PIXEL_STD, Block, EfficientNetLite0
+from advlib.models.imagenet import Normalised
 from course import lab
 from course.lab import Packed
 
@@ -29,9 +42,22 @@ IN_WORKER = (
     *("photolab/open", "lab/attacks", "lab/engine"),
 )
 IN_PAGE = ("lab/files", "lab/ports", "photolab/load")
+INTERFACE = (
+    *("lab/settings", "lab/view", "lab/address", "lab/upload", "photolab/choices"),
+    *("photolab/answers", "photolab/controls", "photolab/saving", "photolab/panel", "photolab/lab"),
+)
 """The modules, each behind those that it imports. The engine's run in a Worker."""
 SIDE = 224
 """Images are square and have this many pixels a side."""
+BUDGETS = {
+    "linf": (0, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 6, 8),
+    "l2": (0, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8),
+}
+"""The stops of the slider: in L-infinity in 255ths."""
+OPENING, OPENING_STOP = "camera", 7
+"""What the lab shows first: which photograph, and which epsilon."""
+ROWS = 5
+"""How many classes are shown."""
 
 
 def halved(net: EfficientNetLite0) -> EfficientNetLite0:
@@ -54,6 +80,14 @@ def halved(net: EfficientNetLite0) -> EfficientNetLite0:
         for values in net.classifier.parameters():
             values.copy_(values.half())
     return net
+
+
+def opened() -> Normalised:
+    """The network as the page has it, for pixels in [0, 1]."""
+    model = advlib.models.imagenet("efficientnet_lite0")
+    assert isinstance(model.net, EfficientNetLite0)
+    model.net = halved(model.net)
+    return model
 
 
 def _convolutions(net: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -131,9 +165,129 @@ def script(kernel: Path | None, interface: Sequence[str]) -> str:
         The source of each module.
     """
     code = "null" if kernel is None else f'base64Bytes("{b64encode(kernel.read_bytes()).decode()}")'
-    worker, page = (
-        [(MODULES.parent / f"{name}.mjs").read_text(encoding="utf-8") for name in names]
-        for names in (IN_WORKER, IN_PAGE)
-    )
+    worker, page = (sources(names) for names in (IN_WORKER, IN_PAGE))
     progress = lab.PROGRESS.read_text(encoding="utf-8")
     return lab.bundle(worker, [progress, *page, f"const KERNEL = {code};", *interface])
+
+
+def sources(names: Iterable[str]) -> list[str]:
+    """The texts of these modules."""
+    return [(MODULES.parent / f"{name}.mjs").read_text(encoding="utf-8") for name in names]
+
+
+# -- photographs and answers -----------------------------------------------------------------------
+
+
+def noise() -> Tensor:
+    """Signs of the noise that `attacks.mjs` draws, whatever epsilon is: (1, 3, SIDE, SIDE).
+
+    Each is -1 where a random number is below 1/2: the first bit of mulberry32 with seed 0.
+    """
+    count = np.arange(1, SIDE * SIDE * 3 + 1, dtype=np.uint32)
+    state = count * np.uint32(0x6D2B79F5)  # modulo 2 ** 32, as all of it
+    mixed = (state ^ (state >> 15)) * (state | 1)
+    mixed ^= mixed + (mixed ^ (mixed >> 7)) * (mixed | 61)
+    signs = np.where((mixed ^ (mixed >> 14)) >> 31, 1.0, -1.0).astype(np.float32)
+    return torch.from_numpy(signs.reshape(1, SIDE, SIDE, 3)).permute(0, 3, 1, 2)
+
+
+def bits(signs: Tensor) -> str:
+    """Signs (1, 3, h, w) as base64 of bits, pixel by pixel: 1 where the sign is not negative."""
+    return b64encode(np.packbits(signs.permute(0, 2, 3, 1).numpy() >= 0).tobytes()).decode()
+
+
+def shipped(name: str) -> Tensor:
+    """A photograph that scikit-image installs, rounded to 8 bits as the page has it."""
+    return (photograph(name) * 255).round() / 255
+
+
+def answers(model: Normalised, x: Tensor) -> dict[str, Any]:
+    """What the lab shows of a photograph before the network is there: noise and FGSM, each epsilon.
+
+    In L-infinity the direction of either is the same for every epsilon. So the page itself draws
+    ``x + eps * direction``, and needs from here what the network makes of it. FGSM raises the loss
+    of the class that the network predicts on the photograph itself.
+    """
+    y = predict(model, x).argmax(1)
+    grad = input_gradient(model, x, y).grad
+    gradient = torch.where(grad < 0, -1.0, 1.0)  # a bit has no third value for a gradient of 0
+    directions = {"noise": noise(), "fgsm": gradient}
+    return {
+        "pixels": lab.pixels(x),
+        "fgsm": bits(gradient),
+        "answers": {name: _along(model, x, y, signs) for name, signs in directions.items()},
+    }
+
+
+def _along(model: Normalised, x: Tensor, y: Tensor, signs: Tensor) -> list[dict[str, Any]]:
+    found = []
+    for stop in BUDGETS["linf"]:
+        logits = predict(model, (x + stop / 255 * signs).clamp(0, 1))
+        shares = logits.softmax(1)[0]
+        first = shares.topk(ROWS).indices.tolist()
+        if int(y) not in first:
+            first[-1] = int(y)  # as `mostProbable` in view.mjs
+        found.append(
+            {
+                "rows": [[i, round(float(shares[i]), 6)] for i in first],
+                "loss": round(float(cross_entropy(logits, y)), 5),
+            }
+        )
+    return found
+
+
+def write(folder: Path, kernel: Path | None) -> tuple[dict[str, Any], str]:
+    """Write the lab's files into `folder`.
+
+    Returns
+    -------
+    opening : dict
+        What the page itself holds.
+    alt : str
+        The alternative text of the image for readers without scripts.
+
+    Raises
+    ------
+    WeightsError, InputError
+        The network or the photographs are not installed.
+    """
+    model = opened()
+    photographs = {name: shipped(name) for name in PHOTOGRAPHS}
+    sha256 = write_weights(folder, model.net)
+    known = {name: answers(model, x) for name, x in photographs.items()}
+    scripts = {"classes": {"names": model.categories, "noise": bits(noise())}, **known}
+    for name, value in scripts.items():
+        (folder / f"{name}.js").write_text(lab.assignment(name, value), encoding="utf-8")
+    (folder / "photolab.js").write_text(script(kernel, sources(INTERFACE)), encoding="utf-8")
+    for name, x in photographs.items():
+        _image(x).resize((96, 96)).save(folder / f"{name}.jpg", quality=80)
+    _image(photographs[OPENING]).save(folder / "photolab.png")
+    opening = {
+        "photographs": [[name, PHOTOGRAPHS[name].credit] for name in PHOTOGRAPHS],
+        "budgets": BUDGETS,
+        "image": OPENING,
+        "stop": OPENING_STOP,
+        "bytes": (folder / "photo.bin").stat().st_size,
+        "sha256": sha256,
+    }
+    return opening, _told(known[OPENING], model.categories)
+
+
+def _image(x: Tensor) -> Image.Image:
+    return Image.fromarray((x[0] * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def _told(known: dict[str, Any], classes: Sequence[str]) -> str:
+    """The opening state in words."""
+
+    def predicted(attack: str, stop: int) -> str:
+        i, share = known["answers"][attack][stop]["rows"][0]
+        return f"{classes[i]} ({100 * share:.0f} %)"
+
+    budget = f"{BUDGETS['linf'][OPENING_STOP]}/255"
+    return (
+        f"The photograph {PHOTOGRAPHS[OPENING].credit}. The network predicts "
+        f"{predicted('fgsm', 0)}; with random noise of {budget}, "
+        f"{predicted('noise', OPENING_STOP)}; after FGSM within {budget}, "
+        f"{predicted('fgsm', OPENING_STOP)}."
+    )

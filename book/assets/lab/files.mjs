@@ -29,7 +29,7 @@ export function once(name, make) {
 }
 
 /** Runs a script that leaves its value in `window.advlibLab[name]`: this works from disk, too. */
-function loadScript(folder, version, name) {
+export function loadScript(folder, version, name) {
   return new Promise((resolve, reject) => {
     const script = document.createElement("script");
     const done = () => {

@@ -4,16 +4,20 @@
 // the engines work ahead from where it stands. Before the networks are loaded, the lab shows one
 // stored result, for all epsilons. It stays with that result if they cannot be loaded.
 
-import { NAMES, NORMS, SIDE, STEPS, STOPS, iterated } from "./settings.mjs";
+import { ATTACKS, NAMES, NORMS, SIDE, STEPS, STOPS, iterated } from "./settings.mjs";
+import { copyLink, followAddress, placeOf, stateOfAddress } from "./address.mjs";
 import { UploadError, readUpload } from "./upload.mjs";
 import { base64Bytes, reasonOf } from "./files.mjs";
 import { loadEngines, loadImages } from "./load.mjs";
-import { h } from "./view.mjs";
+import { h, whenLookedAt } from "./view.mjs";
 import { makePanel } from "./panel.mjs";
 import { makeRound } from "./round.mjs";
 
 /** How many settings keep their results. */
 const KEPT = 12;
+
+/** The lab's name in the page's address. */
+const LIVE_LAB = "live-lab";
 
 /**
  * Starts every lab of the page that does not run yet.
@@ -21,7 +25,7 @@ const KEPT = 12;
  * @param {object} progress  what the browser keeps (advlib/widgets/progress.js)
  */
 export function start(engineScope, progress) {
-  for (const root of document.querySelectorAll(".advlib-lab:not([data-started])")) {
+  for (const root of document.querySelectorAll(".advlib-livelab:not([data-started])")) {
     root.dataset.started = "";
     try {
       const stored = root.querySelector('script[type="application/json"]');
@@ -47,6 +51,9 @@ function makeLab(root, opening, engineScope, progress) {
     target: other(opening.y),
   };
   const results = makeResults(setting);
+  results.store(unfold(opening, setting.image.pixels));
+  const linked = stateOfAddress(LIVE_LAB) ?? {};
+  takeLink(setting, linked, classes);
   const panel = makePanel(setting, opening, { change, choose, upload, retry: load });
   /** The reader's own image, from the choice of its file until the standard network has classified it. */
   let pending = null;
@@ -173,6 +180,8 @@ function makeLab(root, opening, engineScope, progress) {
     draw();
     try {
       panel.showImages(await loadImages(folder, version, classes.length * variants));
+      panel.pick(placeOf(imageNames(classes, variants), linked.image, -1));
+      linked.image = null;
       engines = await loadEngines(folder, version, engineScope, stopped);
       compute();
     } catch (error) {
@@ -189,13 +198,42 @@ function makeLab(root, opening, engineScope, progress) {
     draw();
   }
 
-  results.store(unfold(opening, setting.image.pixels));
-  const place = [...document.querySelectorAll(".advlib-lab")].indexOf(root);
+  const place = [...document.querySelectorAll(".advlib-livelab")].indexOf(root);
   const key = place ? `round-${place + 1}` : "round"; // each lab of a page keeps its own scores
   const round = makeRound(classes, variants, key, { folder, version, engineScope, progress });
-  root.replaceChildren(panel.element, round);
+  const link = copyLink(LIVE_LAB, () => linkedState(setting, classes, variants));
+  root.replaceChildren(panel.element, link, round);
   panel.draw(results.present());
+  followAddress(LIVE_LAB, root);
   whenLookedAt(root, load);
+}
+
+/** What the stored images are called in a link: "stop 1", "stop 2", ... */
+function imageNames(classes, variants) {
+  return Array.from({ length: classes.length * variants }, (_, place) => {
+    return `${classes[Math.floor(place / variants)]} ${1 + (place % variants)}`;
+  });
+}
+
+const epsNames = (norm) => Array.from({ length: STOPS }, (_, stop) => NORMS[norm].text(stop));
+
+/** The present setting, for a link; an image of the reader's own is not in it. */
+function linkedState({ image, attack, norm, stop, steps, target }, classes, variants) {
+  const state = { attack, norm, eps: epsNames(norm)[stop] };
+  if (!image.own) state.image = imageNames(classes, variants)[image.name];
+  if (iterated(attack)) state.steps = STEPS[steps];
+  if (attack === "targeted") state.target = classes[target];
+  return state;
+}
+
+/** Takes over what a link says, as far as it says something; its image comes when all are loaded. */
+function takeLink(setting, linked, classes) {
+  const attacks = ATTACKS.map(([attack]) => attack), norms = Object.keys(NORMS);
+  setting.attack = attacks[placeOf(attacks, linked.attack, attacks.indexOf(setting.attack))];
+  setting.norm = norms[placeOf(norms, linked.norm, norms.indexOf(setting.norm))];
+  setting.stop = placeOf(epsNames(setting.norm), linked.eps, setting.stop);
+  setting.steps = placeOf(STEPS.map(String), linked.steps, setting.steps);
+  setting.target = placeOf(classes, linked.target, setting.target);
 }
 
 const pixelsToUnit = (pixels) => Float64Array.from(pixels, (value) => value / 255);
@@ -239,24 +277,4 @@ function unfold({ networks }, pixels) {
     }));
   };
   return Object.fromEntries(Object.entries(networks).map(([name, stored]) => [name, results(stored)]));
-}
-
-/**
- * Calls back when the page has loaded and `element` is in view, or when it is touched before. A
- * reader who saves data is asked to touch it.
- */
-function whenLookedAt(element, callback) {
-  const events = ["pointerdown", "focusin"];
-  const go = () => {
-    watch?.disconnect();
-    for (const event of events) element.removeEventListener(event, go);
-    callback();
-  };
-  const early = typeof IntersectionObserver === "function" && !navigator.connection?.saveData;
-  const watch = early
-    ? new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && go())
-    : null;
-  for (const event of events) element.addEventListener(event, go);
-  if (document.readyState === "complete") watch?.observe(element);
-  else window.addEventListener("load", () => watch?.observe(element));
 }

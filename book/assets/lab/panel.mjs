@@ -1,7 +1,7 @@
 // The lab as the reader sees it: controls above, both networks side by side, the loss below.
 
 import { ABOUT, ATTACKS, FACTOR, NAMES, NORMS, SIDE, STEPS, STOPS, iterated } from "./settings.mjs";
-import { chart, column, h, screen, segments, select, slider, uniqueId, write } from "./view.mjs";
+import { chart, column, h, ownImage, screen, segments, select, slider, uniqueId, write } from "./view.mjs";
 
 /** What the slider of steps shows for attacks that are not iterative. */
 const ONE_STEP = { noise: "none", fgsm: "one" };
@@ -92,6 +92,7 @@ export function makePanel(setting, { classes, variants }, actions) {
     element,
     draw,
     showImages: strip.show,
+    pick: strip.pick,
     forget: strip.clear,
     loading: (is) => (loading = is),
     note: (text) => (note = text),
@@ -142,15 +143,6 @@ function makeControls(setting, classes, actions) {
 /** The stored images as radio buttons, and the button for the reader's own. */
 function makeStrip(setting, classes, variants, actions) {
   const name = uniqueId();
-  const file = h("input", {
-    type: "file",
-    accept: "image/*",
-    class: "lab-file",
-    onchange: () => {
-      if (file.files[0]) actions.upload(file.files[0]);
-      file.value = ""; // the same file again is a change again
-    },
-  });
   const places = Array.from({ length: classes.length * variants }, (_, place) => {
     const label = `${classes[Math.floor(place / variants)]}${place % variants ? `, ${1 + (place % variants)}` : ""}`;
     const image = screen(SIDE, "");
@@ -171,8 +163,7 @@ function makeStrip(setting, classes, variants, actions) {
     { class: "lab-images" },
     h("fieldset", {}, h("legend", { class: "advlib-label" }, "Pick an image"),
       h("div", { class: "lab-strip" }, places.map((place) => place.element))),
-    h("p", { class: "lab-upload" }, h("label", {}, file, h("span", {}, "or use your own")),
-      h("span", { class: "advlib-note" }, "It stays in this page.")),
+    ownImage(actions.upload),
   );
   const paint = (place, pixels) => place.image.paint((i) => pixels[i]);
   paint(places[setting.image.name], setting.image.pixels);
@@ -187,6 +178,12 @@ function makeStrip(setting, classes, variants, actions) {
         place.input.disabled = false;
         place.input.onchange = () => actions.choose(i, pixels);
       });
+    },
+    /** Chooses one of the images that are shown, if there is such a place. */
+    pick(at) {
+      if (!places[at]) return;
+      places[at].input.checked = true;
+      places[at].input.onchange();
     },
     clear: () => places.forEach((place) => (place.input.checked = false)),
   };

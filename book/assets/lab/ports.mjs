@@ -63,29 +63,32 @@ function openWorker(engineScope, onmessage, failed) {
 /**
  * Starts an engine in a Worker, or in the page where there is none or a policy forbids it.
  * @param {object} load  what the network is built of
- * @param {(about: object) => void} ready  called when it is built
+ * @param {(about: object) => void} ready  called when it is built, with what there is to say about the
+ *   network and whether it is `apart`, in a Worker
  * @param {(reason: string) => void} failed  called if it stops working, before that or later
  * @returns {Engine}
  */
 export function startEngine(engineScope, load, ready, failed) {
   let port = null;
+  let apart = false;
   let current = { ask: 0, answer: null };
   const receive = ({ data }) => {
-    if (data.ready) ready(data.ready);
+    if (data.ready) ready({ ...data.ready, apart });
     else if (data.error) failed(data.error);
     else if (data.ask === current.ask) current.answer(data.task, data.found, data.point);
   };
-  const open = (opened) => {
+  const open = (opened, inWorker) => {
     port = opened;
+    apart = inWorker;
     port.post({ load });
   };
-  const here = () => open(openHere(engineScope, receive));
+  const here = () => open(openHere(engineScope, receive), false);
   try {
     open(openWorker(engineScope, receive, (reason, silent) => {
       if (!silent) return failed(reason);
       port.close();
       here();
-    }));
+    }), true);
   } catch {
     here();
   }

@@ -34,6 +34,22 @@ export async function readUpload(file, side) {
   }
 }
 
+/** Takes a file that is dropped on `element`, or pasted there or where nothing has the keyboard. */
+export function watchForFiles(element, onfile) {
+  const take = (event, transfer) => {
+    const file = transfer?.files[0];
+    if (!file) return;
+    event.preventDefault();
+    onfile(file);
+  };
+  element.addEventListener("dragover", (event) => event.preventDefault());
+  element.addEventListener("drop", (event) => take(event, event.dataTransfer));
+  document.addEventListener("paste", (event) => {
+    const here = event.target === document.body || element.contains(event.target);
+    if (here) take(event, event.clipboardData);
+  });
+}
+
 function decode(address) {
   return new Promise((resolve, reject) => {
     const image = new Image();

@@ -91,6 +91,21 @@ export function select(label, names, at, onchange) {
   return { element: h("div", { class: "advlib-control" }, h("label", { for: id }, label), list), list };
 }
 
+/** The field for a file of the reader's own. */
+export function ownImage(onfile) {
+  const file = h("input", {
+    type: "file",
+    accept: "image/*",
+    class: "lab-file",
+    onchange: () => {
+      if (file.files[0]) onfile(file.files[0]);
+      file.value = ""; // the same file again is a change again
+    },
+  });
+  return h("p", { class: "lab-upload" }, h("label", {}, file, h("span", {}, "or use your own")),
+    h("span", { class: "advlib-note" }, "It stays in this page."));
+}
+
 // ---------------------------------------------------------------- images
 
 /** A canvas of `side` pixels; `paint(value)` asks for each of its colour values, 0 to 255. */
@@ -110,6 +125,43 @@ export function screen(side, label) {
   };
 }
 
+// ---------------------------------------------------------------- probabilities
+
+/**
+ * Probabilities as bars, `count` of them.
+ * @param {string} label  what they are, for a screen reader
+ */
+export function bars(count, label) {
+  const rows = Array.from({ length: count }, () => {
+    const name = h("span", { class: "lab-class" });
+    const bar = h("span", { class: "advlib-fill" });
+    const value = h("span", { class: "advlib-value" });
+    const element = h("li", { class: "lab-bar" }, name, value, h("span", { class: "advlib-track" }, bar));
+    return { element, name, bar, value };
+  });
+  return {
+    element: h("ul", { "aria-label": label }, rows.map((row) => row.element)),
+    /** @param {{name: string, share: number, role: string}[]} items  one for each bar */
+    update(items) {
+      rows.forEach((row, i) => {
+        const { name, share, role } = items[i];
+        row.name.textContent = name;
+        row.value.textContent = percent(share);
+        row.bar.style.width = `${100 * share}%`;
+        row.bar.className = `advlib-fill advlib-${role}`;
+      });
+    },
+  };
+}
+
+/** The `count` most probable classes; if `y` is not among them, it takes the last place. */
+export function mostProbable(probabilities, count, y) {
+  const order = probabilities.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a]);
+  const top = order.slice(0, count);
+  if (!top.includes(y)) top[count - 1] = y;
+  return top;
+}
+
 // ---------------------------------------------------------------- one network's column
 
 const ROWS = 3;
@@ -123,13 +175,7 @@ export function column(name, classes, side, factor) {
   const image = screen(side, `The image that the ${name.toLowerCase()} sees`);
   const change = screen(side, `The change, magnified ${factor} times`);
   const verdict = h("p", { class: "lab-verdict" });
-  const rows = Array.from({ length: ROWS }, () => {
-    const label = h("span", { class: "lab-class" });
-    const bar = h("span", { class: "advlib-fill" });
-    const value = h("span", { class: "advlib-value" });
-    const element = h("li", { class: "lab-bar" }, label, value, h("span", { class: "advlib-track" }, bar));
-    return { element, label, bar, value };
-  });
+  const rows = bars(ROWS, "Most probable classes");
   const figure = (drawn, text) => h("figure", {}, drawn.canvas, h("figcaption", {}, text));
   const element = h(
     "section",
@@ -137,16 +183,8 @@ export function column(name, classes, side, factor) {
     h("p", { class: "advlib-label" }, name),
     h("div", { class: "lab-screens" }, figure(image, "image"), figure(change, `change × ${factor}`)),
     verdict,
-    h("ul", { "aria-label": "Most probable classes" }, rows.map((row) => row.element)),
+    rows.element,
   );
-
-  /** The `ROWS` most probable classes; if the true one is not among them, it takes the last row. */
-  function shown(probabilities, y) {
-    const order = probabilities.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a]);
-    const top = order.slice(0, ROWS);
-    if (!top.includes(y)) top[ROWS - 1] = y;
-    return top;
-  }
 
   return {
     element,
@@ -154,17 +192,12 @@ export function column(name, classes, side, factor) {
     update(found, pixels, y, role) {
       image.paint((i) => 255 * found.image[i]);
       change.paint((i) => 127.5 + factor * (255 * found.image[i] - pixels[i]));
-      const best = shown(found.probabilities, y);
-      const correct = best[0] === y;
+      const best = mostProbable(found.probabilities, ROWS, y);
       verdict.textContent = `predicts ${classes[best[0]]}`;
-      verdict.classList.toggle("lab-wrong", !correct);
-      rows.forEach((row, i) => {
-        const share = found.probabilities[best[i]];
-        row.label.textContent = classes[best[i]];
-        row.value.textContent = percent(share);
-        row.bar.style.width = `${100 * share}%`;
-        row.bar.className = `advlib-fill advlib-${best[i] === y ? "clean" : role}`;
-      });
+      verdict.classList.toggle("lab-wrong", best[0] !== y);
+      rows.update(best.map((i) => {
+        return { name: classes[i], share: found.probabilities[i], role: i === y ? "clean" : role };
+      }));
       return `${name}: predicts ${classes[best[0]]}, ${percent(found.probabilities[best[0]])}`;
     },
     stale: (is) => element.classList.toggle("lab-stale", is),
@@ -242,4 +275,26 @@ export function chart(names) {
       drawing.setAttribute("aria-label", `${text.title}: ${said.join(", ")}`);
     },
   };
+}
+
+// ---------------------------------------------------------------- when it begins
+
+/**
+ * Calls back when the page has loaded and `element` is in view, or when it is touched before. A
+ * reader who saves data is asked to touch it.
+ */
+export function whenLookedAt(element, callback) {
+  const events = ["pointerdown", "focusin"];
+  const go = () => {
+    watch?.disconnect();
+    for (const event of events) element.removeEventListener(event, go);
+    callback();
+  };
+  const early = typeof IntersectionObserver === "function" && !navigator.connection?.saveData;
+  const watch = early
+    ? new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && go())
+    : null;
+  for (const event of events) element.addEventListener(event, go);
+  if (document.readyState === "complete") watch?.observe(element);
+  else window.addEventListener("load", () => watch?.observe(element));
 }

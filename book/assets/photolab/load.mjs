@@ -21,16 +21,16 @@ const STORE = "advlib-photolab";
  * @param {?Uint8Array} code  the compiled kernel
  * @param {{progress?: (bytes: number) => void, signal?: AbortSignal}} options  as in `fetchFile`
  * @param {(reason: string) => void} failed  called once if it stops working after it has started
- * @returns {Promise<{engine: import("../lab/ports.mjs").Engine, simd: boolean}>}
+ * @returns {Promise<{engine: import("../lab/ports.mjs").Engine, simd: boolean, apart: boolean}>}
  */
 export async function loadNetwork(weights, engineScope, code, options, failed) {
   const file = (await keptFile(weights)) ?? (await fetchedFile(weights, options));
   options.signal?.throwIfAborted();
   return new Promise((resolve, reject) => {
     let started = false;
-    const ready = ({ simd }) => {
+    const ready = ({ simd, apart }) => {
       started = true;
-      resolve({ engine, simd });
+      resolve({ engine, simd, apart });
     };
     const fail = (reason) => {
       engine?.stop();
