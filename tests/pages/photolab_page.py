@@ -83,7 +83,7 @@ def photo_visit(reader: Callable[..., Any], photo_address: str) -> Callable[...,
 def load(page: Any) -> Any:
     """Load the network, and wait until it is there."""
     page.get_by_role("button", name="Load the network").click()
-    page.locator(".photo-download").wait_for(state="hidden")
+    page.get_by_text("The network is loaded").wait_for()
     return page
 
 

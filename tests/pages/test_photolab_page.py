@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from course import photo_lab, photo_page
-from photolab_page import drawn, epsilon, load, pick, settled, status, verdicts
+from photolab_page import drawn, epsilon, load, pick, settled, verdicts
 
 # A Worker keeps its own WebAssembly: there it is taken away by the first line of its script.
 NO_WASM_IN_WORKER = """const Plain = window.Blob;
@@ -200,7 +200,7 @@ def test_a_network_that_does_not_come_leaves_the_stored_answers(
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        (NO_WASM_IN_WORKER, "The network runs as JavaScript here"),
+        (NO_WASM_IN_WORKER, "It runs as JavaScript here"),
         (NO_WORKER, "This browser lets no Worker run"),
         (NO_STORE, ""),
     ],
@@ -209,7 +209,7 @@ def test_it_computes_without_webassembly_worker_and_store(
     photo_visit: Any, script: str, said: str
 ) -> None:
     page = load(photo_visit(script=script))
-    assert said in status(page)
+    assert said in page.locator(".photo-download").inner_text()
     pick(page, "L2")
     settled(page)
     assert verdicts(page)[0] == "predicts tripod" != verdicts(page)[1]
@@ -278,7 +278,7 @@ def test_the_keyboard_does_it_all(photo_visit: Any) -> None:
     assert page.get_by_role("radio", name="Noise", exact=True).is_checked()
     page.get_by_role("button", name="Load the network").focus()
     page.keyboard.press("Enter")
-    page.locator(".photo-download").wait_for(state="hidden")
+    page.get_by_text("The network is loaded").wait_for()
     assert page.evaluate("document.activeElement.value") == "noise"  # not lost with the button
     said = page.locator("[aria-live=polite]")
     said.filter(has_text="attacked: predicts espresso").wait_for(state="attached")

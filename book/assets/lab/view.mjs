@@ -133,7 +133,7 @@ export function screen(side, label) {
  */
 export function bars(count, label) {
   const rows = Array.from({ length: count }, () => {
-    const name = h("span", { class: "lab-class" });
+    const name = h("span", { class: "lab-class" }, "\u00a0"); // as high as with a name
     const bar = h("span", { class: "advlib-fill" });
     const value = h("span", { class: "advlib-value" });
     const element = h("li", { class: "lab-bar" }, name, value, h("span", { class: "advlib-track" }, bar));

@@ -9,11 +9,11 @@ export function makePhotographs(photographs, chosen, folder, actions) {
   const name = uniqueId();
   const credit = h("p", { class: "advlib-note photo-credit" });
   const inputs = photographs.map(([title]) => h("input", {
-    type: "radio", name, value: title, checked: title === chosen, "aria-label": title,
+    type: "radio", name, value: title, checked: title === chosen,
     onchange: () => actions.choose(title),
   }));
   const labels = photographs.map(([title], i) => h("label", { title }, inputs[i],
-    h("img", { src: `${folder}${title}.jpg`, width: 96, height: 96, alt: "" })));
+    h("img", { src: `${folder}${title}.jpg`, width: 96, height: 96, alt: title })));
   const element = h(
     "div",
     { class: "photo-pick" },
@@ -119,7 +119,7 @@ export function makePhotoControls(setting, budgets, actions) {
   };
 }
 
-/** The button that loads the network, and how far it has come. */
+/** The button that loads the network, how far it has come, and what there is to say when it is there. */
 export function makeDownload(bytes, actions) {
   const megabytes = (count) => (count / 1e6).toFixed(1);
   const intro = "Noise and FGSM in L∞ are stored for these photographs. PGD, targets, L2 and your own images need the network.";
@@ -136,15 +136,17 @@ export function makeDownload(bytes, actions) {
     /**
      * @param {"none" | "loading" | "ready"} state
      * @param {number} arrived  bytes
+     * @param {string} about  the network that is ready
      */
-    update(state, arrived) {
+    update(state, arrived, about) {
       const leaving = state === "ready" && element.contains(document.activeElement);
       loading = state === "loading";
-      element.hidden = state === "ready";
+      button.hidden = state === "ready";
       bar.hidden = !loading;
       bar.value = arrived;
       write(button, loading ? "Cancel" : load);
-      write(text, loading ? `${megabytes(arrived)} of ${megabytes(bytes)} MB` : intro);
+      const texts = { none: intro, loading: `${megabytes(arrived)} of ${megabytes(bytes)} MB`, ready: about };
+      write(text, texts[state]);
       if (leaving) actions.loaded(); // the keyboard goes on elsewhere
     },
   };

@@ -47,7 +47,7 @@ function makePhotoLab(root, opening, engineScope) {
     image: null, attack: "fgsm", norm: "linf", stop: opening.stop, steps: STEPS.indexOf(10), target: -1,
   };
   const results = new Map();
-  const shown = { network: "none", arrived: 0, note: "", failure: "" };
+  const shown = { network: "none", arrived: 0, about: "", note: "", failure: "" };
   const link = copyLink(PHOTO_LAB, state);
   const panel = makePhotoPanel(setting, opening, folder, { change, choose, upload, load, cancel, save, link });
   const linked = stateOfAddress(PHOTO_LAB) ?? {};
@@ -265,7 +265,7 @@ function makePhotoLab(root, opening, engineScope) {
       const started = await loadNetwork(weights, engineScope, KERNEL, { signal, progress }, stopped);
       engine = started.engine;
       shown.network = "ready";
-      shown.note = [shown.note, slowly(started)].filter(Boolean).join(" ");
+      shown.about = aboutNetwork(started);
       compute();
     } catch (error) {
       shown.network = "none";
@@ -297,10 +297,10 @@ function makePhotoLab(root, opening, engineScope) {
   whenLookedAt(root, () => chosen ?? choose(first));
 }
 
-/** Why the network is slow here, in sentences. */
-function slowly({ simd, apart }) {
-  const reasons = [];
-  if (!simd) reasons.push("The network runs as JavaScript here, several times slower than where WebAssembly runs.");
-  if (!apart) reasons.push("This browser lets no Worker run, so the page may answer late while the network computes.");
-  return reasons.join(" ");
+/** What there is to say about the network that runs. */
+function aboutNetwork({ simd, apart }) {
+  const all = ["The network is loaded and computes in your browser."];
+  if (!simd) all.push("It runs as JavaScript here, several times slower than where WebAssembly runs.");
+  if (!apart) all.push("This browser lets no Worker run, so the page may answer late while it computes.");
+  return all.join(" ");
 }

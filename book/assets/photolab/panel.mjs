@@ -22,7 +22,8 @@ const FACTORS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
  * @property {(number | undefined)[]} losses  along the stops of epsilon, of the present attack
  * @property {"none" | "loading" | "ready"} network
  * @property {number} arrived  bytes of the network
- * @property {string} note  about the image or the network
+ * @property {string} about  the network, when it is ready
+ * @property {string} note  about the image
  * @property {string} failure
  * @property {import("./saving.mjs").SavedFile[]} files  of the result
  * @property {boolean} reached  whether the result is what its attack aims at
@@ -88,7 +89,7 @@ export function makePhotoPanel(setting, { photographs, budgets, image, bytes }, 
     const { result, path, network, arrived, failure: problem } = shown;
     picks.follow(setting.image?.own ? null : setting.image?.name ?? image);
     controls.follow();
-    download.update(network, arrived);
+    download.update(network, arrived, shown.about);
     write(failure, problem);
     failure.hidden = !problem;
     write(status, line(shown));
@@ -125,7 +126,7 @@ function makeReading(title) {
     /** @returns {string}  the same in a sentence */
     update(result, names, y, role, stale = false) {
       element.classList.toggle("photo-stale", stale);
-      rows.element.hidden = !result;
+      element.classList.toggle("photo-empty", !result);
       if (!result) {
         write(verdict, "");
         return "";
@@ -145,6 +146,7 @@ function makeScreens() {
   const attacked = screen(PHOTO_SIDE, "The photograph with the change");
   const change = screen(PHOTO_SIDE, "The change");
   const caption = h("figcaption");
+  for (const { canvas } of [attacked, change]) canvas.classList.add("photo-changed");
   const places = [clean, attacked].map(({ canvas }) => h("div", {}, canvas));
   const stage = h("div", { class: "photo-stage" });
   const swipe = slider("swipe", 101, 50, (i) => `${100 - i} % attacked`, move);
