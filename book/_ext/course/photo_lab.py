@@ -252,6 +252,7 @@ def write(folder: Path, kernel: Path | None) -> tuple[dict[str, Any], str]:
         The network or the photographs are not installed.
     """
     model = opened()
+    assert isinstance(model.net, EfficientNetLite0)
     photographs = {name: shipped(name) for name in PHOTOGRAPHS}
     sha256 = write_weights(folder, model.net)
     known = {name: answers(model, x) for name, x in photographs.items()}

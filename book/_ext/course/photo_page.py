@@ -91,7 +91,8 @@ def _visit_html(translator: Any, _node: PhotoLab) -> None:
         translator.body.append(f'<p class="advlib">{MISSING}</p>')
     else:
         folder = builder.get_relative_uri(builder.current_docname, "index").rpartition("/")[0]
-        html = lab_html(*written, f"{folder}/{FOLDER}".lstrip("/"), digest(out))
+        opening, alt = written
+        html = lab_html(opening, alt, f"{folder}/{FOLDER}".lstrip("/"), digest(out))
         translator.body.append(html)
     raise nodes.SkipNode
 
