@@ -188,6 +188,24 @@ def test_an_image_of_the_readers_own_is_read(lab: Any, tmp_path: Path, kind: str
     lab.wait(SETTLED)
 
 
+@pytest.mark.parametrize("home", HOMES)
+def test_the_photo_lab_makes_a_gibbon_and_saves_it(visit: Any, home: str) -> None:
+    page = visit(home, WELCOME)
+    page.evaluate(f"{one('.advlib-photolab')}.scrollIntoView()")
+    said = "[...document.querySelectorAll('.photo-verdict')].map(e => e.innerText).join()"
+    page.wait(f"{said}.startsWith('predicts tripod,predicts ')")  # stored
+    page.click(one(".photo-download button"))
+    page.wait(f"{one('.photo-download')}.innerText.includes('The network is loaded')")
+    page.click(one(".photo-favourite"))
+    page.wait(f"{said} === 'predicts tripod,predicts gibbon'")
+    page.wait(f"!{one('.photo-save button')}.disabled")
+    page.click(one(".photo-save button"))
+    files = f"{one('.photo-saving ul')}.innerText"
+    page.wait(f"{files}.includes('JPEG 50')")
+    assert "PNG: predicts gibbon" in page.evaluate(files)
+    assert fits_a_phone(page)
+
+
 # Last: a second Firefox, left open on the lab, would slow what the first one computes.
 def test_where_storage_is_forbidden_the_page_is_whole(forgetful_firefox: Any, address: str) -> None:
     page = forgetful_firefox
