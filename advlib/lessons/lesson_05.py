@@ -1,9 +1,26 @@
 """Checks of lesson 5, "Linear is enough"."""
 
-import torch
-from torch import Tensor
+from functools import cache
 
-from advlib.lessons import Answer, Mistake, check, close, expect_number, expect_tensor, name_mistake
+import torch
+from torch import Tensor, nn
+
+from advlib.analysis.least_budget import least_budget
+from advlib.attacks.pgd import pgd
+from advlib.data import signs
+from advlib.evaluation import predict
+from advlib.gradients import input_gradient
+from advlib.lessons import (
+    Answer,
+    Mistake,
+    check,
+    close,
+    expect_number,
+    expect_tensor,
+    expect_untouched,
+    name_mistake,
+)
+from advlib.models import load
 
 
 @check
@@ -130,3 +147,75 @@ def smallest_eps(answer: Answer) -> str:
             "eps * ||w||_1; how much is needed to reach 0?"
         )
     return "a budget eps moves the score by eps * ||w||_1, and |score| is what has to be moved."
+
+
+@check
+def budget_forecast(answer: Answer) -> str:
+    r"""Exercise 5.3: with four gradients an image, forecast the budget that PGD needs.
+
+    ``answer(model, x, y)`` returns, for images that the model classifies correctly, the smallest
+    linf budget of a PGD attack that fools it, shape (n,). It has to come closer than the
+    linearisation does, even when that is multiplied by the constant that suits it best.
+    """
+    network, drawn, y, needed = _needed()
+    before, x, calls = drawn, drawn.clone(), {True: 0, False: 0}
+
+    def model(x: Tensor) -> Tensor:
+        calls[x.requires_grad and torch.is_grad_enabled()] += len(x)
+        return network(x)
+
+    given = expect_tensor(answer(model, x, y), (len(x),), "budgets").detach()
+    expect_untouched(x, before)
+    for kind, what in ((True, "gradients"), (False, "calls without a gradient")):
+        if calls[kind] > 4 * len(x):
+            raise Mistake(
+                f"you use {calls[kind] / len(x):.1f} {what} for each image; four are allowed. With "
+                "more it is an attack, not a forecast."
+            )
+    if not (given > 0).all():
+        raise Mistake(
+            "some of your budgets are not positive. These images are classified correctly."
+        )
+    if (given > 1).any():
+        raise Mistake("some of your budgets exceed 1. Pixels are in [0, 1]: no factor 255.")
+    linear = _linearisation(network, x, y)
+    rival = min(_off(c / 100 * linear, needed) for c in range(40, 121))
+    yours = _off(given, needed)
+    if yours >= rival:
+        raise Mistake(
+            f"your forecast is off by a factor of {yours:.3f} (median), the linearisation by "
+            f"{_off(linear, needed):.3f}, and by {rival:.3f} times its best constant. What does a "
+            "second gradient, part of the way, say about the rest of it?"
+        )
+    return (
+        f"off by a factor of {yours:.3f}; the linearisation times its best constant, {rival:.3f}."
+    )
+
+
+def _off(forecast: Tensor, needed: Tensor) -> float:
+    return float((forecast / needed).log().abs().median().exp())
+
+
+def _linearisation(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    here = input_gradient(model, x, y, loss="margin")
+    return -here.loss / here.grad.flatten(1).abs().sum(1)
+
+
+@cache
+def _needed() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """The standard network, 16 signs that it classifies correctly, and the budgets PGD needs."""
+    model = load("signs-standard")
+    x, y = signs.render(24, seed=5_306)
+    correct = predict(model, x).argmax(1) == y
+    x, y = x[correct][:16], y[correct][:16]
+    budgets = [0.2 * 1.05**k / 255 for k in range(80)]
+    needed = least_budget(
+        model,
+        x,
+        y,
+        budgets,
+        lambda model, x, y, eps: pgd(
+            model, x, y, eps, steps=10, step_size=eps / 2, loss="margin", early_stop=True
+        ),
+    )
+    return model, x, y, needed.float()

@@ -1,8 +1,12 @@
 """Checks of lesson 5: a stub fails, the solution passes, each mistake gets its own sentence."""
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
+import advlib
 from advlib.lessons import lesson_05
 
 
@@ -92,3 +96,52 @@ def test_smallest_eps_accepts_correct_answers() -> None:
     assert lesson_05.smallest_eps(
         lambda w, b, x: torch.einsum("nd,d->n", x, w).add(b).abs() / torch.norm(w, p=1)
     ).ok
+
+
+def _linearised(model: Any, x: Tensor, y: Tensor) -> Tensor:
+    here = advlib.input_gradient(model, x, y, loss="margin")
+    return -here.loss / here.grad.flatten(1).abs().sum(1)
+
+
+def _in_place(model: Any, x: Tensor, y: Tensor) -> Tensor:
+    x += 0.01
+    return torch.full((len(x),), 0.01)
+
+
+def _of_many_calls(gradients: bool) -> Any:
+    def answer(model: Any, x: Tensor, y: Tensor) -> Tensor:
+        for _ in range(5):
+            _linearised(model, x, y) if gradients else advlib.evaluation.predict(model, x)
+        return torch.full((len(x),), 0.01)
+
+    return answer
+
+
+BUDGET_FORECAST_MISTAKES = {
+    "returns nothing": lambda model, x, y: None,
+    "budgets of (16,)": lambda model, x, y: torch.tensor(0.01),
+    "changes x itself": _in_place,
+    "5.0 gradients": _of_many_calls(True),
+    "5.0 calls without": _of_many_calls(False),
+    "are not positive": lambda model, x, y: torch.zeros(len(x)),
+    "no factor 255": lambda model, x, y: 255 * _linearised(model, x, y),
+    "times its best constant": _linearised,
+    "What does a second gradient": lambda model, x, y: 0.9 * _linearised(model, x, y),
+}
+
+
+@pytest.mark.parametrize("words", BUDGET_FORECAST_MISTAKES)
+def test_budget_forecast_names_each_mistake(words: str) -> None:
+    verdict = lesson_05.budget_forecast(BUDGET_FORECAST_MISTAKES[words])
+    assert not verdict.ok and words in verdict.message, verdict
+
+
+def test_a_second_gradient_on_the_way_forecasts_better() -> None:
+    def halfway(model: Any, x: Tensor, y: Tensor) -> Tensor:
+        here = advlib.input_gradient(model, x, y, loss="margin")
+        half = 0.5 * -here.loss / here.grad.flatten(1).abs().sum(1)
+        x_half = (x + half.view(-1, 1, 1, 1) * here.grad.sign()).clamp(0, 1)
+        return 0.9 * (half + _linearised(model, x_half, y))
+
+    verdict = lesson_05.budget_forecast(halfway)
+    assert verdict.ok and "off by a factor" in verdict.message
