@@ -56,8 +56,8 @@ def lab_html(opening: dict[str, Any], alt: str, folder: str, version: str) -> st
         '<div class="advlib advlib-lab advlib-photolab" '
         f'data-folder="{folder}" data-version="{version}">'
         f'<div class="lab-still"><p>{escape(SENTENCE)}</p>'
-        f'<img src="{folder}photolab.png" alt="{escape(alt)}" loading="lazy">'
-        f"<p>{escape(alt)}</p></div>"
+        f'<figure><img src="{folder}photolab.png" alt="{escape(alt)}" loading="lazy">'
+        f"<figcaption>{escape(alt)}</figcaption></figure></div>"
         f'<script type="application/json">{json_for_html(opening)}</script></div>'
         f'<script src="{folder}photolab.js{version}"></script>'
     )
