@@ -287,7 +287,7 @@ OPENED = {
 
 
 def test_a_page_that_asks_elsewhere_or_throws_is_noticed(tmp_path: Path) -> None:
-    files = ("bidi.py", "conftest.py", "scripts.py", "test_pages.py")
+    files = ("bidi.py", "conftest.py", "photolab_page.py", "scripts.py", "test_pages.py")
     folder = course(tmp_path / "course", *(f"pages/{name}" for name in files))
     html = folder / "_build" / "html"
     for name, body in OPENED.items():

@@ -109,9 +109,10 @@ def test_every_guess_can_be_locked_and_is_answered(page: Any) -> None:
 
 
 def seen(fold: Any) -> list[bool]:
-    """Whether each text, output and figure of an answer is seen."""
+    """Whether each text, output and figure of an answer is seen; a fold within it stays closed."""
     what = ":scope > :not(summary), .cell_output > .output, .advlib-reveal .advlib-title"
-    return [part.is_visible() for part in fold.locator(what).all()]
+    own = "part => part.parentElement.closest('details').matches('.answer')"
+    return [part.is_visible() for part in fold.locator(what).all() if part.evaluate(own)]
 
 
 def test_what_states_an_answer_is_seen_after_the_guess_only(page: Any) -> None:
