@@ -92,14 +92,22 @@ def show(fig: "Figure", alt: str) -> None:
     Raises
     ------
     InputError
-        `alt` is empty.
+        `alt` is empty; letters of less than 10 points, which are too small on a phone.
     """
     if not alt.strip():
         raise InputError("alt is empty; say in one or two sentences what the figure shows.")
     from IPython.display import display
+    from matplotlib.text import Text
 
     from advlib.plots import vector
 
+    for text in fig.findobj(Text):
+        size = float(text.get_fontsize())
+        if size < vector.LETTERS and text.get_text():
+            raise InputError(
+                f"{text.get_text()!r} has letters of {size:g} points; at least "
+                f"{vector.LETTERS} are expected, so that a reader with a phone can read them."
+            )
     png = io.BytesIO()
     fig.savefig(png, format="png", dpi=150, metadata={"Software": None})
     width = round(fig.get_figwidth() * 72 * vector.PIXELS)

@@ -101,6 +101,16 @@ def test_what_a_cell_shows_is_stored(lesson: dict[str, Any]) -> None:
     assert not bare, f"cells {bare} have no stored output: run `make notebooks`"
 
 
+def test_every_figure_is_a_drawing_with_its_pixels_for_the_print(lesson: dict[str, Any]) -> None:
+    kinds = [
+        {"image/png", "image/svg+xml"} & output["data"].keys()
+        for _, cell in code_cells(lesson)
+        for output in cell["outputs"]
+        if output.get("data", {}).get("text/plain", [""])[0].startswith("[figure]")
+    ]
+    assert kinds and all(len(both) == 2 for both in kinds)
+
+
 def test_stored_widgets_hold_the_script_and_style_of_the_package(lesson: dict[str, Any]) -> None:
     stored = lesson["metadata"]["widgets"][seals.STATE]["state"]
     scripts = [part["state"] for part in stored.values() if "_esm" in part["state"]]

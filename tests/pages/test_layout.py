@@ -8,7 +8,6 @@ from repository import LESSONS
 from scripts import CUT_OFF, FILTERED, READY
 
 DRAWING = '"image/svg+xml": ['
-DRAWN = [path for path in LESSONS if DRAWING in path.read_text(encoding="utf-8")]
 # From wide to narrow: in a window that grows, the side bar takes its time to come back.
 WIDTHS = (1280, 768, 390)
 
@@ -65,7 +64,7 @@ def drawings(page: Any, width: int) -> list[dict[str, Any]]:
     return page.evaluate(DRAWINGS)
 
 
-@pytest.mark.parametrize("path", DRAWN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_drawings_fill_their_column_with_letters_that_can_be_read(
     path: Path, address: str, browser: Any
 ) -> None:
@@ -78,7 +77,7 @@ def test_drawings_fill_their_column_with_letters_that_can_be_read(
     dark = drawings(page, 390)
     page.close()
     stored = path.read_text(encoding="utf-8").count(DRAWING)
-    assert len(narrow) == len(dark) == len(wide) == stored
+    assert len(narrow) == len(dark) == len(wide) == stored > 0
     for at_desk, by_day, by_night in zip(wide, narrow, dark, strict=True):
         name = by_day["alt"]
         assert len(name) > 20

@@ -37,6 +37,14 @@ def test_a_figure_is_stored_with_its_text(shown: list) -> None:
         plots.show(fig, "  ")
 
 
+def test_a_figure_with_small_letters_is_refused(shown: list) -> None:
+    fig, axes = plots.figure()
+    axes.text(0, 0, "a note", fontsize=9)
+    with pytest.raises(InputError, match="'a note' has letters of 9 points; at least 10"):
+        plots.show(fig, "A note.")
+    assert not shown
+
+
 def test_the_same_figure_gives_the_same_bytes(shown: list) -> None:
     for _ in range(2):
         fig, axes = plots.figure()
