@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from advlib.widgets.base import PageWidget
 
 ROOT = Path(__file__).resolve().parents[2]
-CELL_TIMEOUT = 600
+CELL_TIMEOUT = 1800
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
