@@ -82,7 +82,8 @@ export async function attack(simd, place, task) {
   ];
   const predicted = probabilities.indexOf(Math.max(...probabilities));
   const inBox = found.every((value) => value >= 0 && value <= 1);
-  return { predicted, probability: probabilities[predicted], losses, path, sizes, inBox };
+  const probability = probabilities[predicted];
+  return { predicted, probability, losses, path, sizes, inBox, image: Array.from(found) };
 }
 
 /** The noise that the engine draws, as a change of grey values. */

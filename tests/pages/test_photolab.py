@@ -174,12 +174,14 @@ def test_the_attacks_are_advlibs(
     task = {"attack": attack, "norm": norm, "eps": eps, "steps": steps, "y": int(goal)}
     x_adv, losses = attacked(model, x, **task)
     found = chromium("attack", True, place, task)
-    probabilities = model(x_adv).softmax(1)[0]
-    assert found["predicted"] == int(probabilities.argmax())
+    assert found["predicted"] == int(model(x_adv).argmax(1))
     if attack != "fgsm":
         assert (found["predicted"] == int(goal)) == (attack == "targeted")  # it reaches its goal
-    assert found["probability"] == pytest.approx(float(probabilities.max()), abs=0.05)
-    # Where a gradient is nearly zero, its sign is rounding's: step by step, a path drifts.
+    # Of the page's own result: where a gradient is nearly zero, its sign is rounding's, and step by
+    # step a path drifts.
+    there = torch.tensor(found["image"]).view(1, 224, 224, 3).permute(0, 3, 1, 2)
+    probability = model(there).softmax(1)[0, found["predicted"]].detach()
+    assert found["probability"] == pytest.approx(float(probability), abs=1e-3)
     np.testing.assert_allclose(found["losses"][:3], losses[:3], rtol=0.01)
     assert len(found["losses"]) == len(losses)
     assert found["path"] == (found["losses"][:-1] if attack != "fgsm" else [])
