@@ -26,8 +26,8 @@ function foldWith(place, data) {
   progress.watch(data.key, () => { fold.open = keptGuess(data) !== null; });
 }
 
-// A place with data-waiting is drawn twice: with its first scene, which holds the height, and, when
-// a separate file has brought all of them, after which this script runs again.
+// With data-waiting, its first scene holds the height until a file has brought all scenes: then this
+// script runs again.
 for (const place of document.querySelectorAll(
   ".advlib-widget:not([data-drawn=all], [data-waiting][data-drawn])")) {
   const waiting = place.hasAttribute("data-waiting");
@@ -43,7 +43,7 @@ for (const place of document.querySelectorAll(
     if (!waiting) still.remove();
     if (state.kind === "reveal") foldWith(place, state.data);
   } catch (error) {
-    // The image or text stays in place, with the reason.
+    // The still stays, with the reason.
     const note = document.createElement("p");
     note.textContent = `This widget could not be drawn (${error.message}); a static view is shown.`;
     place.append(note);
