@@ -154,7 +154,7 @@ def test_without_venv_nothing_goes_on(
 def test_a_page_test_without_a_browser_is_left_out_and_the_last_line_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = ("bidi.py", "conftest.py", "scripts.py", "test_pages.py")
+    files = ("bidi.py", "conftest.py", "photolab_page.py", "scripts.py", "test_pages.py")
     folder = course(tmp_path / "course", *(f"pages/{name}" for name in files))
     html = folder / "_build" / "html"
     (html / "_static" / "mathjax").mkdir(parents=True)

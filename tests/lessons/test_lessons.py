@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from explorers import LIMIT
 from nbclient import NotebookClient
 from repository import LESSONS
 
@@ -121,5 +122,5 @@ def test_a_lesson_ends_clean_without_weights_and_without_network(
     said = "\n".join(_said(cell) for cell in notebook.cells if cell.cell_type == "code")
     assert said.count("The photograph network is not at hand, so this part stays empty.") == 1
     assert re.search("is missing, a part of the package|could not be reached", said)
-    assert seconds < 2 * 60, f"{path.stem} took {seconds:.0f} s of the processor"
+    assert seconds < LIMIT, f"{path.stem} took {seconds:.0f} s of the processor"
     assert seconds > 0 or os.name == "nt"  # which does not tell
