@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from course.live_lab import LiveLab
+from course import labs, live_lab
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
@@ -74,8 +74,9 @@ class LieOpen(SphinxPostTransform):
                 raw.replace_self([room, word])
         for table in list(self.document.findall(nodes.tgroup)):
             _let_break(table)
-        for lab in list(self.document.findall(LiveLab)):
-            lab.replace_self(self._still_lab())
+        for lab in list(self.document.findall(labs.Lab)):
+            if lab["name"] == live_lab.NAME:
+                lab.replace_self(self._still_lab())
 
     def _still_lab(self) -> list[nodes.Node]:
         from course import lab  # with the networks: only a book that has a lab needs it

@@ -5,7 +5,7 @@ from pathlib import Path
 import printed
 import pytest
 from course import lab
-from course.live_lab import LiveLab
+from course.labs import Lab
 from docutils import nodes
 from docutils.utils import new_document
 
@@ -97,7 +97,7 @@ def test_the_lab_is_printed_as_an_image_with_the_address_of_the_book(
     monkeypatch.setattr(printed.LieOpen, "app", type("App", (), {"outdir": tmp_path}))
     config = type("Config", (), {"html_baseurl": "https://book.example/"})
     monkeypatch.setattr(printed.LieOpen, "config", config)
-    sentence, image, described = opened(LiveLab())
+    sentence, image, described = opened(Lab(name="live-lab"))
     (link,) = sentence.findall(nodes.reference)
     assert link["refuri"] == "https://book.example/"
     assert f"{{{printed.STILL}}}" in image.astext()

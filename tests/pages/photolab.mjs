@@ -1,6 +1,7 @@
 // What test_photolab.py runs in a page: the Photo Lab's modules on the files that it has written.
 
 import { classifier, run } from "./lab/attacks.mjs";
+import { runOnLevels } from "./photolab/levels.mjs";
 import { openKernel } from "./photolab/kernel.mjs";
 import { readHalves } from "./photolab/halves.mjs";
 import { openNetwork } from "./photolab/open.mjs";
@@ -13,7 +14,7 @@ const opened = {};
 export function open(simd) {
   opened[simd] ??= (async () => {
     const code = simd ? new Uint8Array(await file("kernel.wasm")) : null;
-    const { network, about } = await openNetwork({ file: await file("photo.bin"), code });
+    const { network, about } = await openNetwork({ file: await file("lite0.bin"), code });
     if (about.simd !== simd) throw new Error("another kernel runs than was asked for");
     return network;
   })();
@@ -71,7 +72,7 @@ export async function attack(simd, place, task) {
   const model = classifier(await open(simd));
   const x = await image(place);
   const path = [];
-  const running = run(model, x, task);
+  const running = runOnLevels(model, x, task);
   let turn = running.next();
   for (; !turn.done; turn = running.next()) if (turn.value) path.push(turn.value.loss);
   const { image: found, probabilities, losses } = turn.value;

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from course import lab, photo_lab, photo_page
+from course import lab, labs, photo_lab, photo_page
 from finish import policy, vendor
 from repository import ROOT
 
@@ -16,7 +16,8 @@ from advlib.errors import WeightsError
 from advlib.widgets import base
 
 PHOTOGRAPHS = {name: photo_lab.PHOTOGRAPHS[name] for name in ("camera", "coffee")}
-"""Two of them, because the answers take time."""
+PGD_STOPS = (5, 7)
+"""Two of each, because the answers take time."""
 DRAWN = """() => [...document.querySelectorAll(".photo-views canvas")].map((canvas) => {
   const { data } = canvas.getContext("2d").getImageData(0, 0, 224, 224);
   return btoa(Array.from(data, (value) => String.fromCharCode(value)).join(""));
@@ -30,8 +31,9 @@ def photo_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = root / photo_page.FOLDER
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(photo_lab, "PHOTOGRAPHS", PHOTOGRAPHS)
+        patch.setattr(photo_lab, "PGD_STOPS", PGD_STOPS)
         try:
-            opening, alt = photo_lab.write(folder, vendor.kernel(ROOT))
+            opening = photo_lab.write(folder, vendor.kernel(ROOT))
         except WeightsError as error:
             from conftest import missing  # which has imported this module
 
@@ -39,7 +41,8 @@ def photo_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sheets = (Path(base.__file__).parent / "widgets.css", lab.MODULES / "lab.css")
     for sheet in (*sheets, photo_lab.MODULES / "photolab.css"):
         shutil.copy(sheet, root)
-    element = photo_page.lab_html(opening, alt, photo_page.FOLDER, photo_page.digest(folder))
+    place = photo_page.FOLDER, labs.digest(folder)
+    element = photo_page.answer_html(opening, *place) + photo_page.lab_html(opening, *place)
     links = "".join(
         f'<link rel="stylesheet" href="{name}.css">' for name in ("widgets", "lab", "photolab")
     )

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from cases import attacked
-from course import lab, live_lab
+from course import lab, labs, live_lab
 from finish import policy
 from PIL import Image
 from torch import Tensor
@@ -102,7 +102,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, opening: dict[str, Any]) -> P
     for module in lab.MODULES.iterdir():
         shutil.copy(module, folder)
     shutil.copy(Path(base.__file__).parent / "widgets.css", root / "_static")
-    element = live_lab.lab_html(opening, alt, live_lab.FOLDER, live_lab.digest(folder))
+    element = live_lab.lab_html(opening, alt, live_lab.FOLDER, labs.digest(folder))
     for name, labs in (("one", 1), ("two", 2)):
         page = (
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Lab</title>'

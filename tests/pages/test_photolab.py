@@ -21,6 +21,7 @@ from repository import ROOT
 from torch import Tensor
 
 import advlib
+from advlib.attacks.eight_bit import eight_bit
 from advlib.data.photographs import PHOTOGRAPHS, photograph
 from advlib.errors import WeightsError
 from advlib.gradients import input_gradient
@@ -79,7 +80,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, model: Normalised, images: Te
     if kernel is None:
         missing("The kernel is not compiled: `sudo apt-get install npm` and build the book")
     shutil.copy(kernel, root)
-    (root / "photo.bin").write_bytes(photo_lab.weights(model.net))
+    (root / "lite0.bin").write_bytes(photo_lab.weights(model.net))
     (root / "compared.bin").write_bytes(_channels_last((images * 255).to(torch.uint8)).tobytes())
     with torch.no_grad():
         first, second = torch.cat([model(x[None]).topk(2).indices for x in images]).T
@@ -189,6 +190,41 @@ def test_the_attacks_are_advlibs(
     assert found["sizes"][norm == "l2"] == pytest.approx(eps, rel=1e-3)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("attack", ["fgsm", "pgd", "targeted"])
+def test_on_whole_levels_they_end_inside_ball_and_box(
+    chromium: Call, model: Normalised, images: Tensor, attack: str, norm: str
+) -> None:
+    """The budgets lie between two levels. In L-infinity 1.7 are worth one."""
+    place = 1
+    x = images[place : place + 1]
+    y = model(x).argmax(1)
+    goal = torch.tensor([model.categories.index("teapot")]) if attack == "targeted" else y
+    eps = {"linf": 1.7 / 255, "l2": 500.5 / 255}[norm]
+    task = {"attack": attack, "norm": norm, "eps": eps, "steps": 10, "y": int(goal)}
+    found = chromium("attack", True, place, {**task, "levels": True})
+    values = 255 * np.array(found["image"])
+    change = values.round() - 255 * _channels_last(x).ravel().astype(float)
+    np.testing.assert_allclose(values, values.round(), atol=1e-9)
+    assert values.min() >= 0 and values.max() <= 255
+    np.testing.assert_allclose(change, change.round(), atol=1e-4)
+    change = change.round()
+    if norm == "linf":
+        assert np.abs(change).max() == 1
+    else:
+        assert 450 < np.linalg.norm(change) <= 500.5
+    there = torch.tensor(values / 255, dtype=torch.float32).view(1, 224, 224, 3)
+    shares = model(there.permute(0, 3, 1, 2)).softmax(1)[0].detach()
+    assert found["probability"] == pytest.approx(float(shares[found["predicted"]]), abs=1e-3)
+    if attack == "fgsm":
+        expected = eight_bit(advlib.fgsm)(model, x, y, eps, norm=norm)
+        same = np.abs(255 * (_channels_last(expected).ravel()) - values) < 0.01
+        assert same.mean() > 0.999  # where the gradient is all but 0, its sign is anyone's
+    else:
+        assert (found["predicted"] == int(goal)) == (attack == "targeted")  # it reaches its goal
+        assert len(found["losses"]) == 11 and found["path"] == found["losses"][:-1]
+
+
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 2 / 255), ("l2", 2.0)])
 def test_noise_changes_no_prediction_and_has_the_size_it_says(
     chromium: Call, site: Site, norm: str, eps: float
@@ -246,7 +282,9 @@ def test_every_half_is_read_as_numpy_reads_it(chromium: Call, site: Site) -> Non
 
 # -- the engine in its Worker
 
-START = "export function start(engineScope) { window.lab = { engineScope, loadNetwork, KERNEL }; }"
+START = """export function start(engineScope) {
+  window.lab = { engineScope, keptFile, fetchedFile, startNetwork, KERNEL };
+}"""
 LOAD = """async (weights) => {
   const heard = [];
   const control = new AbortController();
@@ -255,9 +293,10 @@ LOAD = """async (weights) => {
     if (weights.stopAt < bytes) control.abort();
   } };
   try {
-    const { engineScope, loadNetwork, KERNEL } = window.lab;
+    const { engineScope, keptFile, fetchedFile, startNetwork, KERNEL } = window.lab;
     const failed = (reason) => { throw new Error(reason); };
-    const { engine, simd } = await loadNetwork(weights, engineScope, KERNEL, options, failed);
+    const file = (await keptFile(weights)) ?? (await fetchedFile(weights, options));
+    const { engine, simd } = await startNetwork(file, engineScope, KERNEL, failed);
     window.engine = engine;
     return { heard, simd };
   } catch (error) {
@@ -281,26 +320,26 @@ WATCH = """async ({ task, first }) => {
 
 
 @pytest.fixture(scope="session")
-def page_of_lab(site: Site) -> dict[str, str]:
+def page_of_lab(site: Site) -> dict[str, Any]:
     """Write a page with the lab's one script, under the book's policy; return its weights."""
-    sha256 = photo_lab.write_weights(site.root, site.net)
+    written = photo_lab.write_weights(site.root, "lite0", photo_lab.weights(site.net))
     script = photo_lab.script(vendor.kernel(ROOT), [START])
     (site.root / "lab.js").write_text(script, encoding="utf-8")
     page = PAGE.replace("</body>", '<script src="lab.js"></script></body>')
     (site.root / "lab.html").write_text(policy.guard(page), encoding="utf-8")
-    return {"folder": "./", "version": "?v=1", "sha256": sha256}
+    return {"folder": "./", "version": "?v=1", **written}
 
 
 @pytest.mark.parametrize("home", ["served", "disk"])
 def test_the_engine_answers_from_a_worker_and_says_every_step(
-    reader: Any, serve: Any, site: Site, page_of_lab: dict[str, str], home: str
+    reader: Any, serve: Any, site: Site, page_of_lab: dict[str, Any], home: str
 ) -> None:
     page = reader().new_page()
     page.goto(f"{serve(site.root) if home == 'served' else site.root.as_uri() + '/'}lab.html")
     loaded = page.evaluate(LOAD, page_of_lab)
     assert loaded["simd"] is True
     if home == "served":
-        assert loaded["heard"][-1] == (site.root / "photo.bin").stat().st_size
+        assert loaded["heard"][-1] == (site.root / "lite0.bin").stat().st_size
     task = {"place": 0, "attack": "targeted", "norm": "linf", "eps": 1e-4, "steps": 5, "y": 7}
     *points, losses = page.evaluate(WATCH, {"task": {**task, "watched": True}, "first": 1})
     assert [step for step, _, _ in points] == list(range(5))
@@ -309,7 +348,7 @@ def test_the_engine_answers_from_a_worker_and_says_every_step(
 
 
 def test_a_network_is_kept_and_no_wrong_one_is_taken(
-    reader: Any, serve: Any, site: Site, page_of_lab: dict[str, str]
+    reader: Any, serve: Any, site: Site, page_of_lab: dict[str, Any]
 ) -> None:
     page = reader().new_page()
     page.goto(f"{serve(site.root)}lab.html")

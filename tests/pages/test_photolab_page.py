@@ -52,7 +52,7 @@ def test_the_stored_answers_need_no_network(
     epsilon(page, 5)
     page.get_by_role("status").filter(has_text="This needs the network: load it above.").wait_for()
     assert page.locator(".photo-stale").count()
-    assert not any("/photo." in url for url in asked)
+    assert not any("/lite0." in url for url in asked)
 
 
 @pytest.mark.parametrize("attack", ["Noise", "FGSM"])
@@ -134,7 +134,7 @@ def test_any_class_is_found_by_its_name(photo_visit: Any) -> None:
 
 
 def test_a_download_can_be_cancelled(photo_visit: Any) -> None:
-    page = photo_visit(prepare=lambda p: p.route("**/photo.bin*", lambda route: None))
+    page = photo_visit(prepare=lambda p: p.route("**/lite0.bin*", lambda route: None))
     button = page.get_by_role("button", name="Load the network, 9 MB")
     button.click()
     cancel = page.get_by_role("button", name="Cancel")
@@ -144,7 +144,7 @@ def test_a_download_can_be_cancelled(photo_visit: Any) -> None:
     cancel.press("Enter")
     button.wait_for()
     assert not page.get_by_role("alert").is_visible()
-    page.unroute("**/photo.bin*")
+    page.unroute("**/lite0.bin*")
     load(page)
 
 
@@ -154,7 +154,7 @@ def test_the_network_is_kept_for_the_next_time(photo_visit: Any) -> None:
     page.on("request", lambda request: asked.append(request.url))
     page.reload()
     load(page)
-    assert asked and not any("/photo." in url for url in asked)
+    assert asked and not any("/lite0." in url for url in asked)
 
 
 # -- what goes wrong
@@ -172,7 +172,7 @@ def test_the_network_is_kept_for_the_next_time(photo_visit: Any) -> None:
 def test_a_network_that_does_not_come_leaves_the_stored_answers(
     photo_visit: Any, photo_site: Path, fault: str, said: str
 ) -> None:
-    whole = (photo_site / photo_page.FOLDER / "photo.bin").read_bytes()
+    whole = (photo_site / photo_page.FOLDER / "lite0.bin").read_bytes()
     answers = {
         "missing": {"status": 404, "body": "gone"},
         "cut": {"body": whole[:5_000_000]},
@@ -183,7 +183,7 @@ def test_a_network_that_does_not_come_leaves_the_stored_answers(
         def answer(route: Any) -> None:
             route.abort() if fault == "offline" else route.fulfill(**answers[fault])
 
-        page.route("**/photo.bin*", answer)
+        page.route("**/lite0.bin*", answer)
 
     page = photo_visit(prepare=prepare, expected="Failed to load resource")
     page.get_by_role("button", name="Load the network").click()

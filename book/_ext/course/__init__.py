@@ -3,11 +3,11 @@ lists of claims and networks."""
 
 from sphinx.application import Sphinx
 
-from course import explorers, lesson, lists, live_lab, photo_page, progress
+from course import explorers, labs, lesson, lists, live_lab, photo_page, progress
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
-    for part in (lesson, explorers, progress, live_lab, photo_page, lists):
+    for part in (lesson, explorers, progress, labs, live_lab, photo_page, lists):
         part.register(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -36,8 +36,8 @@ PROGRESS = Path(__file__).resolve().parents[3] / "advlib" / "widgets" / "progres
 """What the browser keeps of the reader's scores; the widgets use it, too."""
 IN_WORKER = ("layers", "network", "attacks", "engine")
 IN_PAGE = (
-    *("settings", "upload", "files", "ports", "load", "view", "address", "panel", "round"),
-    "lab",
+    *("settings", "upload", "files", "ports", "load", "view", "address", "figure", "panel"),
+    *("round", "lab"),
 )
 """The modules, each behind those that it imports. The engine's run in a Worker."""
 
@@ -245,6 +245,8 @@ def still(path: Path) -> str:
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\.[./a-z]*/[a-z]+\.mjs";\n', re.MULTILINE)
 _NAME = re.compile(r"^(?:async )?(?:function\*?|const|let|class) (\w+)", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class)\b)", re.MULTILINE)
+_COMMENT = re.compile(r"^ *(?://.*|/\*\*(?:[^*]|\*(?!/))*\*/)\n", re.MULTILINE)
+"""Whole lines; readers of the code find them in the book's repository."""
 
 
 def bundle(worker: Sequence[str], page: Sequence[str]) -> str:
@@ -267,6 +269,7 @@ def bundle(worker: Sequence[str], page: Sequence[str]) -> str:
 def _joined(modules: Sequence[str]) -> str:
     """The modules in one scope."""
     scope = "\n".join(_EXPORT.sub("", _IMPORT.sub("", text)) for text in modules)
+    scope = _COMMENT.sub("", scope)
     left = re.search(r"^(?:import|export)\b.*", scope, re.MULTILINE)
     if left:
         raise ValueError(f"The lab's modules cannot be joined: {left[0]!r}")

@@ -7,30 +7,22 @@ is loaded right behind it, so that what follows does not move.
 
 from __future__ import annotations
 
-import hashlib
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from docutils import nodes
-from docutils.parsers.rst import Directive
+from sphinx.application import Sphinx
 
+from course import labs
 from course.explorers import json_for_html
 
+NAME = "live-lab"
 FOLDER = "_static/lab/"
 SENTENCE = (
     "The Live Lab computes in your browser and needs its script, which does not run here. This is "
     "what it shows first:"
 )
-
-
-class LiveLab(nodes.General, nodes.Element):
-    """The place of a lab in a page."""
-
-
-class _LiveLabDirective(Directive):
-    def run(self) -> list[nodes.Node]:
-        return [LiveLab()]
 
 
 def lab_html(opening: dict[str, Any], alt: str, folder: str, version: str) -> str:
@@ -59,33 +51,12 @@ def lab_html(opening: dict[str, Any], alt: str, folder: str, version: str) -> st
     )
 
 
-def digest(folder: Path) -> str:
-    """Return a query that changes with any of the lab's files."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".js", ".bin"))
-    together = hashlib.sha256(b"".join(path.read_bytes() for path in files))
-    return f"?v={together.hexdigest()[:8]}"
-
-
-def _visit_html(translator: Any, _node: LiveLab) -> None:
+def _write(_app: Sphinx, out: Path) -> labs.Html:
     from course import lab  # with the networks: only a page that has a lab needs it
 
-    builder = translator.builder
-    out = Path(builder.outdir) / FOLDER
-    if not hasattr(builder.app, "live_lab"):
-        builder.app.live_lab = (lab.opening(), lab.write(out), digest(out))
-    opening, alt, version = builder.app.live_lab
-    folder = builder.get_relative_uri(builder.current_docname, "index").rpartition("/")[0]
-    translator.body.append(lab_html(opening, alt, f"{folder}/{FOLDER}".lstrip("/"), version))
-    raise nodes.SkipNode
+    return partial(lab_html, lab.opening(), lab.write(out))
 
 
-def _visit_other(_translator: Any, _node: LiveLab) -> None:
-    raise nodes.SkipNode
-
-
-def register(app: Any) -> None:
+def register(app: Sphinx) -> None:
     """Register with Sphinx."""
-    other = (_visit_other, None)
-    app.add_node(LiveLab, html=(_visit_html, None), latex=other, text=other)
-    app.add_directive("live-lab", _LiveLabDirective)
-    app.add_css_file("lab/lab.css")
+    labs.add(app, NAME, labs.Kind(FOLDER, _write))

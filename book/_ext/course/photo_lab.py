@@ -3,13 +3,14 @@
 Network and photographs come from installed packages, so none of it is committed. All of it is the
 same each time.
 
-    photo.bin      the network: length of the header, header (JSON), numbers in half precision
-    photo.js       the same as a script, for a page opened from disk, which may not fetch
+    lite0.bin      the network: length of the header, header (JSON), numbers in half precision
+    lite0.js       the same as a script, for a page opened from disk, which may not fetch
     classes.js     the names of the classes, and the noise
     coffee.js ...  a photograph, and what the network makes of it under noise and FGSM
+    coffee_pgd_7.js ... what PGD finds at one stop of the slider
     coffee.jpg ... the photograph, small
     photolab.js    the modules of book/assets/photolab, and the Live Lab's that they use
-    photolab.png   what readers without scripts see
+    clean.png, noise.png, gradient.png   the first answer, with which the welcome page opens
 """
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ from course.lab import Packed
 MODULES = Path(__file__).resolve().parents[2] / "assets" / "photolab"
 IN_WORKER = (
     *("lab/layers", "photolab/halves", "photolab/slow", "photolab/kernel", "photolab/network"),
-    *("photolab/open", "lab/attacks", "lab/engine"),
+    *("lab/attacks", "photolab/levels", "photolab/open", "lab/engine"),
 )
 IN_PAGE = ("lab/files", "lab/ports", "photolab/load")
 INTERFACE = (
-    *("lab/settings", "lab/view", "lab/address", "lab/upload", "photolab/choices"),
-    *("photolab/answers", "photolab/controls", "photolab/saving", "photolab/panel", "photolab/lab"),
+    *("lab/settings", "lab/view", "lab/address", "lab/figure", "lab/upload", "photolab/choices"),
+    *("photolab/answers", "photolab/controls", "photolab/saving", "photolab/panel"),
+    *("photolab/networks", "photolab/lab"),
 )
 """The modules, each behind those that it imports. The engine's run in a Worker."""
 SIDE = 224
@@ -58,6 +60,18 @@ OPENING, OPENING_STOP = "camera", 7
 """What the lab shows first: which photograph, and which epsilon."""
 ROWS = 5
 """How many classes are shown."""
+PGD_STEPS, PGD_STOPS = 10, tuple(range(1, 13))
+"""The stored PGD: its steps, as the page has them at first, and at which stops of the slider."""
+QUARTERS = 4
+"""Its changes are stored in quarters of epsilon, the size of its steps: `answers.mjs` reads them."""
+FIRST_LETTER = 35
+"""A letter for two changes, behind the quotation mark."""
+INTRO = (
+    "Noise, FGSM and PGD with 10 steps in L∞ are stored for these photographs. Targets, L2 and "
+    "your own images need the network."
+)
+NETWORK = "lite0"
+"""The network whose answers are stored, as its files and links to it call it."""
 
 
 def halved(net: EfficientNetLite0) -> EfficientNetLite0:
@@ -145,13 +159,12 @@ def _conv(
     }
 
 
-def write_weights(folder: Path, net: EfficientNetLite0) -> str:
-    """Write the network that `halved` returned into `folder`; return the SHA-256 of its file."""
+def write_weights(folder: Path, name: str, file: bytes) -> dict[str, Any]:
+    """Write a network's file into `folder`; return what the page must know of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = weights(net)
-    (folder / "photo.bin").write_bytes(file)
-    (folder / "photo.js").write_text(lab.assignment("photo", b64encode(file).decode()))
-    return hashlib.sha256(file).hexdigest()
+    (folder / f"{name}.bin").write_bytes(file)
+    (folder / f"{name}.js").write_text(lab.assignment(name, b64encode(file).decode()))
+    return {"name": name, "bytes": len(file), "sha256": hashlib.sha256(file).hexdigest()}
 
 
 def script(kernel: Path | None, interface: Sequence[str]) -> str:
@@ -201,6 +214,11 @@ def shipped(name: str) -> Tensor:
     return (photograph(name) * 255).round() / 255
 
 
+def gradient_signs(model: Normalised, x: Tensor, y: Tensor) -> Tensor:
+    """Signs of the input gradient; a bit has no third value for a gradient of 0."""
+    return torch.where(input_gradient(model, x, y).grad < 0, -1.0, 1.0)
+
+
 def answers(model: Normalised, x: Tensor) -> dict[str, Any]:
     """What the lab shows of a photograph before the network is there: noise and FGSM, each epsilon.
 
@@ -209,8 +227,7 @@ def answers(model: Normalised, x: Tensor) -> dict[str, Any]:
     of the class that the network predicts on the photograph itself.
     """
     y = predict(model, x).argmax(1)
-    grad = input_gradient(model, x, y).grad
-    gradient = torch.where(grad < 0, -1.0, 1.0)  # a bit has no third value for a gradient of 0
+    gradient = gradient_signs(model, x, y)
     directions = {"noise": noise(), "fgsm": gradient}
     return {
         "pixels": lab.pixels(x),
@@ -219,32 +236,44 @@ def answers(model: Normalised, x: Tensor) -> dict[str, Any]:
     }
 
 
+def pgd_answer(model: Normalised, x: Tensor, y: Tensor, stop: float) -> dict[str, Any]:
+    """What PGD finds within ``stop / 255``, and what the network makes of exactly what is stored.
+
+    Its steps are quarters of epsilon. Only a value that has met the box may lie between two of
+    them, and is rounded.
+    """
+    eps = stop / 255
+    losses: list[float] = []
+    x_adv = advlib.pgd(
+        model, x, y, eps, steps=PGD_STEPS, random_start=False,
+        on_step=lambda *seen: losses.append(round(float(seen[3]), 5)),
+    )  # fmt: skip
+    quarters = ((x_adv - x) * QUARTERS / eps).round().clamp(-QUARTERS, QUARTERS)
+    pairs = (quarters + QUARTERS).permute(0, 2, 3, 1).reshape(-1, 2).to(torch.uint8).numpy()
+    letters = FIRST_LETTER + (2 * QUARTERS + 1) * pairs[:, 0] + pairs[:, 1]
+    logits = predict(model, (x + eps / QUARTERS * quarters).clamp(0, 1))
+    return {"change": letters.tobytes().decode(), **_reading(logits, y), "losses": losses}
+
+
+def _reading(logits: Tensor, y: Tensor) -> dict[str, Any]:
+    """The most probable classes, `y` among them."""
+    shares = logits.softmax(1)[0]
+    first = shares.topk(ROWS).indices.tolist()
+    if int(y) not in first:
+        first[-1] = int(y)  # as `mostProbable` in view.mjs
+    return {"rows": [[i, float(f"{shares[i]:.6g}")] for i in first]}
+
+
 def _along(model: Normalised, x: Tensor, y: Tensor, signs: Tensor) -> list[dict[str, Any]]:
     found = []
     for stop in BUDGETS["linf"]:
         logits = predict(model, (x + stop / 255 * signs).clamp(0, 1))
-        shares = logits.softmax(1)[0]
-        first = shares.topk(ROWS).indices.tolist()
-        if int(y) not in first:
-            first[-1] = int(y)  # as `mostProbable` in view.mjs
-        found.append(
-            {
-                "rows": [[i, round(float(shares[i]), 6)] for i in first],
-                "loss": round(float(cross_entropy(logits, y)), 5),
-            }
-        )
+        found.append({**_reading(logits, y), "loss": round(float(cross_entropy(logits, y)), 5)})
     return found
 
 
-def write(folder: Path, kernel: Path | None) -> tuple[dict[str, Any], str]:
-    """Write the lab's files into `folder`.
-
-    Returns
-    -------
-    opening : dict
-        What the page itself holds.
-    alt : str
-        The alternative text of the image for readers without scripts.
+def write(folder: Path, kernel: Path | None) -> dict[str, Any]:
+    """Write the lab's files into `folder`; return what the page itself holds.
 
     Raises
     ------
@@ -254,41 +283,51 @@ def write(folder: Path, kernel: Path | None) -> tuple[dict[str, Any], str]:
     model = opened()
     assert isinstance(model.net, EfficientNetLite0)
     photographs = {name: shipped(name) for name in PHOTOGRAPHS}
-    sha256 = write_weights(folder, model.net)
-    known = {name: answers(model, x) for name, x in photographs.items()}
-    scripts = {"classes": {"names": model.categories, "noise": bits(noise())}, **known}
-    for name, value in scripts.items():
-        (folder / f"{name}.js").write_text(lab.assignment(name, value), encoding="utf-8")
-    (folder / "photolab.js").write_text(script(kernel, sources(INTERFACE)), encoding="utf-8")
+    network = write_weights(folder, NETWORK, weights(model.net))
     for name, x in photographs.items():
-        _image(x).resize((96, 96)).save(folder / f"{name}.jpg", quality=80)
-    _image(photographs[OPENING]).save(folder / "photolab.png")
-    opening = {
+        _write_photograph(folder, name, x, model)
+    classes = {"names": model.categories, "noise": bits(noise())}
+    (folder / "classes.js").write_text(lab.assignment("classes", classes), encoding="utf-8")
+    (folder / "photolab.js").write_text(script(kernel, sources(INTERFACE)), encoding="utf-8")
+    return {
         "photographs": [[name, PHOTOGRAPHS[name].credit] for name in PHOTOGRAPHS],
         "budgets": BUDGETS,
         "image": OPENING,
         "stop": OPENING_STOP,
-        "bytes": (folder / "photo.bin").stat().st_size,
-        "sha256": sha256,
+        "pgd": {"steps": PGD_STEPS, "stops": PGD_STOPS},
+        "networks": [{**network, "title": "EfficientNet-Lite0", "intro": INTRO}],
+        "first": _first_answer(folder, photographs[OPENING], model),
     }
-    return opening, _told(known[OPENING], model.categories)
+
+
+def _write_photograph(folder: Path, name: str, x: Tensor, model: Normalised) -> None:
+    y = predict(model, x).argmax(1)
+    files = {name: answers(model, x)}
+    for stop in PGD_STOPS:
+        files[f"{name}_pgd_{stop}"] = pgd_answer(model, x, y, BUDGETS["linf"][stop])
+    for file, value in files.items():
+        (folder / f"{file}.js").write_text(lab.assignment(file, value), encoding="utf-8")
+    _image(x).resize((96, 96)).save(folder / f"{name}.jpg", quality=80)
+
+
+def _first_answer(folder: Path, x: Tensor, model: Normalised) -> dict[str, Any]:
+    """Draw the photograph clean, with noise and after FGSM; return what is said of the three."""
+    stop = BUDGETS["linf"][OPENING_STOP]
+    y = predict(model, x).argmax(1)
+    changes = {
+        "clean": torch.zeros_like(x),
+        "noise": noise(),
+        "gradient": gradient_signs(model, x, y),
+    }
+    readings = []
+    for name, signs in changes.items():
+        x_adv = (x + stop / 255 * signs).clamp(0, 1)
+        _image(x_adv).save(folder / f"{name}.png")  # a whole number of levels: a file keeps it
+        shares = predict(model, x_adv).softmax(1)[0]
+        place = int(shares.argmax())
+        readings.append([name, model.categories[place], round(float(shares[place]), 4)])
+    return {"eps": f"{stop}/255", "credit": PHOTOGRAPHS[OPENING].credit, "readings": readings}
 
 
 def _image(x: Tensor) -> Image.Image:
     return Image.fromarray((x[0] * 255).round().byte().permute(1, 2, 0).numpy())
-
-
-def _told(known: dict[str, Any], classes: Sequence[str]) -> str:
-    """The opening state in words."""
-
-    def predicted(attack: str, stop: int) -> str:
-        i, share = known["answers"][attack][stop]["rows"][0]
-        return f"{classes[i]} ({100 * share:.0f} %)"
-
-    budget = f"{BUDGETS['linf'][OPENING_STOP]}/255"
-    return (
-        f"The photograph {PHOTOGRAPHS[OPENING].credit}. The network predicts "
-        f"{predicted('fgsm', 0)}; with random noise of {budget}, "
-        f"{predicted('noise', OPENING_STOP)}; after FGSM within {budget}, "
-        f"{predicted('fgsm', OPENING_STOP)}."
-    )

@@ -1,22 +1,24 @@
-"""The directive ``{photo-lab}`` puts the Photo Lab into a page.
+"""The Photo Lab in a page, and its first answer, with which the welcome page opens.
 
-photo_lab.py writes its files into ``_static/photolab`` when the book is built. The page itself
-holds little data, and an image with two sentences for readers without scripts. Where the network
-or the photographs are not installed, the build and the page say so in a sentence.
+The directive ``{photo-lab}`` puts the lab into a page, ``{photo-answer}`` a photograph that is
+shown clean, with noise and after a gradient step, and what the network predicts on each. That needs
+no script. photo_lab.py writes the files into ``_static/photolab`` when the book is built. Where the
+network or the photographs are not installed, the build and the page say so in a sentence.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from docutils import nodes
-from docutils.parsers.rst import Directive
+from sphinx.application import Sphinx
 from sphinx.util import logging
 
+from course import labs
 from course.explorers import json_for_html
-from course.live_lab import digest
 
 LOG = logging.getLogger(__name__)
 FOLDER = "_static/photolab/"
@@ -28,42 +30,75 @@ MISSING = (
     "The network of the Photo Lab is not part of this build of the book. "
     "<code>pip install -r requirements.txt</code> brings it and its photographs to the next build."
 )
+CHANGES = {
+    "clean": "The photograph as it is",
+    "noise": "Random noise of {eps}",
+    "gradient": "One gradient step of {eps}",
+}
+"""What is shown, by the names of the images."""
 
 
-class PhotoLab(nodes.General, nodes.Element):
-    """The place of a Photo Lab in a page."""
-
-
-class _PhotoLabDirective(Directive):
-    def run(self) -> list[nodes.Node]:
-        return [PhotoLab()]
-
-
-def lab_html(opening: dict[str, Any], alt: str, folder: str, version: str) -> str:
-    """Return a lab's element, followed by its script.
-
-    Parameters
-    ----------
-    opening, alt
-        What `photo_lab.write` returned.
-    folder
-        Where the page finds the lab's files, with a slash at its end.
-    version
-        A query that changes with the files, so that no browser mixes old ones with new ones.
-    """
+def lab_html(opening: dict[str, Any], folder: str, version: str) -> str:
+    """Return a lab's element, followed by its script; `opening` is what `photo_lab.write` returned."""
     folder, version = escape(folder), escape(version)
+    data = {key: value for key, value in opening.items() if key != "first"}
+    alt = escape(_told(opening["first"]))
     return (
         '<div class="advlib advlib-lab advlib-photolab" '
         f'data-folder="{folder}" data-version="{version}">'
         f'<div class="lab-still"><p>{escape(SENTENCE)}</p>'
-        f'<figure><img src="{folder}photolab.png" alt="{escape(alt)}" loading="lazy">'
-        f"<figcaption>{escape(alt)}</figcaption></figure></div>"
-        f'<script type="application/json">{json_for_html(opening)}</script></div>'
+        f'<figure><img src="{folder}clean.png" alt="{alt}" loading="lazy">'
+        f"<figcaption>{alt}</figcaption></figure></div>"
+        f'<script type="application/json">{json_for_html(data)}</script></div>'
         f'<script src="{folder}photolab.js{version}"></script>'
     )
 
 
-def _written(app: Any, out: Path) -> tuple[dict[str, Any], str] | None:
+def _told(first: dict[str, Any]) -> str:
+    """The opening state in words."""
+    eps = first["eps"]
+    clean, noise, gradient = (f"{named} ({_percent(share)})" for _, named, share in first["readings"])
+    return (
+        f"The photograph {first['credit']}. The network predicts {clean}; "
+        f"with random noise of {eps}, {noise}; after FGSM within {eps}, {gradient}."
+    )
+
+
+def _percent(share: float) -> str:
+    """A share of 1 in per cent, never rounded up to certainty."""
+    return "> 99.9 %" if 0.999 < share < 1 else f"{100 * share:.1f} %"
+
+
+def answer_html(opening: dict[str, Any], folder: str, version: str) -> str:
+    """Return the first answer: one image of three, and a radio button for each with its reading."""
+    first = opening["first"]
+    choices, images = [], []
+    (_, right, _), *_ = first["readings"]
+    for name, predicted, share in first["readings"]:
+        what = CHANGES[name].format(eps=first["eps"])
+        checked = " checked" if name == "clean" else ""
+        wrong = "" if predicted == right else ' class="answer-wrong"'
+        choices.append(
+            f'<input type="radio" name="photo-answer" id="photo-answer-{name}"{checked}>'
+            f'<label for="photo-answer-{name}"><span>{escape(what)}</span> '
+            f"<strong{wrong}>{escape(predicted)}</strong> <span>{_percent(share)}</span></label>"
+        )
+        said = escape(f"{what}. The network predicts {predicted}, {_percent(share)}.")
+        images.append(
+            f'<img src="{escape(folder)}{name}.png{escape(version)}" alt="{said}" '
+            f'width="224" height="224" class="answer-{name}">'
+        )
+    return (
+        '<div class="advlib photo-answer"><fieldset>'
+        "<legend>What does an ImageNet network predict?</legend>"
+        f'{"".join(choices)}<figure>{"".join(images)}'
+        f"<figcaption>{escape(first['credit'])}. Network: EfficientNet-Lite0.</figcaption></figure>"
+        "</fieldset></div>"
+    )
+
+
+@cache
+def _written(app: Sphinx, out: Path) -> dict[str, Any] | None:
     """Write the lab's files; None, and a sentence in the build's log, without the network."""
     # With the network: only a page that has a lab needs it.
     from finish import vendor
@@ -81,29 +116,12 @@ def _written(app: Any, out: Path) -> tuple[dict[str, Any], str] | None:
         return None
 
 
-def _visit_html(translator: Any, _node: PhotoLab) -> None:
-    builder = translator.builder
-    out = Path(builder.outdir) / FOLDER
-    if not hasattr(builder.app, "photo_lab"):
-        builder.app.photo_lab = _written(builder.app, out)
-    written = builder.app.photo_lab
-    if written is None:
-        translator.body.append(f'<p class="advlib">{MISSING}</p>')
-    else:
-        folder = builder.get_relative_uri(builder.current_docname, "index").rpartition("/")[0]
-        opening, alt = written
-        html = lab_html(opening, alt, f"{folder}/{FOLDER}".lstrip("/"), digest(out))
-        translator.body.append(html)
-    raise nodes.SkipNode
+def _write(html: Callable[..., str], app: Sphinx, out: Path) -> labs.Html:
+    opening = _written(app, out)
+    return partial(html, opening) if opening else lambda *_: f'<p class="advlib">{MISSING}</p>'
 
 
-def _visit_other(_translator: Any, _node: PhotoLab) -> None:
-    raise nodes.SkipNode
-
-
-def register(app: Any) -> None:
+def register(app: Sphinx) -> None:
     """Register with Sphinx."""
-    other = (_visit_other, None)
-    app.add_node(PhotoLab, html=(_visit_html, None), latex=other, text=other)
-    app.add_directive("photo-lab", _PhotoLabDirective)
-    app.add_css_file("photolab/photolab.css")
+    labs.add(app, "photo-lab", labs.Kind(FOLDER, partial(_write, lab_html)))
+    labs.add(app, "photo-answer", labs.Kind(FOLDER, partial(_write, answer_html)))

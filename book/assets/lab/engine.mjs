@@ -28,16 +28,19 @@ function pause() {
 /**
  * Answers the messages that come through a port, a Worker's own or one end of a channel.
  * @param {{onmessage: ?function, postMessage: function}} port
- * @param {(load: object) => Promise<{network: import("./layers.mjs").Layer, about: object}>} open
+ * @param {(load: object) => Promise<{network: import("./layers.mjs").Layer, about: object, attack?: typeof run}>} open
+ *   builds the network; what attacks it is `run` unless `attack` is another
  */
 export function serve(port, open) {
   let model = null;
+  let attackWith = run;
   let queue = { ask: 0, x: null, left: [], wanted: 0 };
   const fail = (error) => port.postMessage({ error: String(error) });
 
   async function load(described) {
-    const { network, about } = await open(described);
+    const { network, about, attack } = await open(described);
     model = classifier(network);
+    attackWith = attack ?? run;
     port.postMessage({ ready: about });
   }
 
@@ -53,7 +56,7 @@ export function serve(port, open) {
     let since = performance.now();
     while (queue === mine && mine.left.length) {
       const task = next();
-      const attack = run(model, mine.x, task);
+      const attack = attackWith(model, mine.x, task);
       // The page only draws an image, and keeps hundreds.
       const send = (kind, value) => {
         const image = new Float32Array(value.image);

@@ -6,12 +6,13 @@
 
 import { ATTACKS, NAMES, NORMS, SIDE, STEPS, STOPS, iterated } from "./settings.mjs";
 import { copyLink, followAddress, placeOf, stateOfAddress } from "./address.mjs";
-import { UploadError, readUpload } from "./upload.mjs";
+import { UploadError, readUpload, watchForFiles } from "./upload.mjs";
 import { base64Bytes, reasonOf } from "./files.mjs";
 import { loadEngines, loadImages } from "./load.mjs";
 import { h, whenLookedAt } from "./view.mjs";
 import { makePanel } from "./panel.mjs";
 import { makeRound } from "./round.mjs";
+import { downloadFigure } from "./figure.mjs";
 
 /** How many settings keep their results. */
 const KEPT = 12;
@@ -202,9 +203,11 @@ function makeLab(root, opening, engineScope, progress) {
   const key = place ? `round-${place + 1}` : "round"; // each lab of a page keeps its own scores
   const round = makeRound(classes, variants, key, { folder, version, engineScope, progress });
   const link = copyLink(LIVE_LAB, () => linkedState(setting, classes, variants));
-  root.replaceChildren(panel.element, link, round);
+  const share = h("div", { class: "lab-share" }, link, downloadFigure(panel.figure));
+  root.replaceChildren(panel.element, share, round);
   panel.draw(results.present());
   followAddress(LIVE_LAB, root);
+  watchForFiles(root, upload);
   whenLookedAt(root, load);
 }
 

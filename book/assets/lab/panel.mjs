@@ -1,6 +1,6 @@
 // The lab as the reader sees it: controls above, both networks side by side, the loss below.
 
-import { ABOUT, ATTACKS, FACTOR, NAMES, NORMS, SIDE, STEPS, STOPS, iterated } from "./settings.mjs";
+import { ABOUT, ATTACKS, FACTOR, NAMES, NORMS, SIDE, STEPS, STOPS, attackTitle, iterated } from "./settings.mjs";
 import { chart, column, h, ownImage, screen, segments, select, slider, uniqueId, write } from "./view.mjs";
 
 /** What the slider of steps shows for attacks that are not iterative. */
@@ -88,9 +88,28 @@ export function makePanel(setting, { classes, variants }, actions) {
     }
   }
 
+  /** What is shown, as a figure; null without a result. */
+  function figure() {
+    if (columns.some((one) => one.element.classList.contains("lab-stale"))) return null;
+    const { attack, norm, stop, target, image } = setting;
+    const title = attackTitle(attack, classes[target], NORMS[norm], NORMS[norm].text(stop));
+    const clean = screen(SIDE, "");
+    clean.paint((i) => image.pixels[i]);
+    const rows = Object.values(NAMES).map((name, n) => {
+      const { image: attacked, change, lines } = columns[n].shown();
+      return [
+        { canvas: clean.canvas, lines: ["clean", classes[image.y]] },
+        { canvas: change, lines: [`change × ${FACTOR}`] },
+        { canvas: attacked, lines: [name, ...lines] },
+      ];
+    });
+    return { title, rows };
+  }
+
   return {
     element,
     draw,
+    figure,
     showImages: strip.show,
     pick: strip.pick,
     forget: strip.clear,

@@ -10,6 +10,12 @@ export const ATTACKS = [
   ["noise", "Noise"], ["fgsm", "FGSM"], ["pgd", "PGD"], ["targeted", "Targeted PGD"],
 ];
 
+/** An attack in a figure's title. */
+export function attackTitle(attack, target, norm, eps) {
+  const [, name] = ATTACKS.find(([one]) => one === attack);
+  return `${name}${attack === "targeted" ? ` (${target})` : ""}, ${norm.name}, ε = ${eps}`;
+}
+
 export const ABOUT = {
   noise: "Random noise, made without the networks. Both get the same noise.",
   fgsm: "One step of size ε along the gradient of the loss, for each network its own.",

@@ -34,7 +34,20 @@ export async function readUpload(file, side) {
   }
 }
 
-/** Takes a file that is dropped on `element`, or pasted there or where nothing has the keyboard. */
+/** The lab of the page that is nearest to the middle of the window. */
+function labInView() {
+  const middle = innerHeight / 2;
+  const away = (lab) => {
+    const { top, bottom } = lab.getBoundingClientRect();
+    return Math.max(top - middle, middle - bottom, 0);
+  };
+  return [...document.querySelectorAll(".advlib-lab")].reduce((a, b) => (away(b) < away(a) ? b : a));
+}
+
+/**
+ * Takes a file that is dropped on the lab `element`, or pasted there; one that is pasted where nothing
+ * has the keyboard is for the lab in view.
+ */
 export function watchForFiles(element, onfile) {
   const take = (event, transfer) => {
     const file = transfer?.files[0];
@@ -45,8 +58,8 @@ export function watchForFiles(element, onfile) {
   element.addEventListener("dragover", (event) => event.preventDefault());
   element.addEventListener("drop", (event) => take(event, event.dataTransfer));
   document.addEventListener("paste", (event) => {
-    const here = event.target === document.body || element.contains(event.target);
-    if (here) take(event, event.clipboardData);
+    const here = event.target === document.body ? labInView() : event.target;
+    if (element.contains(here)) take(event, event.clipboardData);
   });
 }
 

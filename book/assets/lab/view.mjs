@@ -103,7 +103,7 @@ export function ownImage(onfile) {
     },
   });
   return h("p", { class: "lab-upload" }, h("label", {}, file, h("span", {}, "or use your own")),
-    h("span", { class: "advlib-note" }, "It stays in this page."));
+    h("span", { class: "advlib-note" }, "Or drop or paste it here. It stays in this page."));
 }
 
 // ---------------------------------------------------------------- images
@@ -176,6 +176,7 @@ export function column(name, classes, side, factor) {
   const change = screen(side, `The change, magnified ${factor} times`);
   const verdict = h("p", { class: "lab-verdict" });
   const rows = bars(ROWS, "Most probable classes");
+  let share = "";
   const figure = (drawn, text) => h("figure", {}, drawn.canvas, h("figcaption", {}, text));
   const element = h(
     "section",
@@ -198,9 +199,12 @@ export function column(name, classes, side, factor) {
       rows.update(best.map((i) => {
         return { name: classes[i], share: found.probabilities[i], role: i === y ? "clean" : role };
       }));
-      return `${name}: predicts ${classes[best[0]]}, ${percent(found.probabilities[best[0]])}`;
+      share = percent(found.probabilities[best[0]]);
+      return `${name}: predicts ${classes[best[0]]}, ${share}`;
     },
     stale: (is) => element.classList.toggle("lab-stale", is),
+    /** What is drawn: the change, and the image with what is said of it. */
+    shown: () => ({ image: image.canvas, change: change.canvas, lines: [verdict.textContent, share] }),
   };
 }
 

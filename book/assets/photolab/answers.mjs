@@ -6,6 +6,8 @@ import { PHOTO_SIDE } from "./choices.mjs";
 
 const CLASSES_SHOWN = 5;
 const VALUES = PHOTO_SIDE * PHOTO_SIDE * 3;
+/** Where the letters of the stored changes begin, behind the quotation mark. */
+const FIRST_LETTER = 35;
 
 /**
  * An image and what the network makes of it.
@@ -20,8 +22,9 @@ const VALUES = PHOTO_SIDE * PHOTO_SIDE * 3;
  * @typedef {object} Photograph
  * @property {string} name
  * @property {Uint8Array} pixels
- * @property {?Result} clean  none before the network has classified the reader's own
- * @property {(attack: string, stop: number) => ?Result} stored  in L-infinity
+ * @property {boolean} [own]  whether it is the reader's own
+ * @property {Object<string, Result>} clean  what each network makes of it, as soon as that is known
+ * @property {(attack: string, stop: number) => ?Result} stored  noise and FGSM in L-infinity
  */
 
 /** What is shown of what an attack found; class `y` is shown in any case. */
@@ -51,18 +54,19 @@ export function loadClasses(folder, version) {
 /**
  * One of the shipped photographs with its stored answers; photo_lab.py says how they came about.
  * @param {number[]} stops  of the slider in L-infinity, in 255ths
+ * @param {string} network  whose answers are stored
  * @returns {Promise<Photograph>}
  */
-export function loadPhotograph(folder, version, name, stops) {
+export function loadPhotograph(folder, version, name, stops, network) {
   return once(`photo ${name}`, async () => {
     const [{ noise }, file] = await Promise.all([
       loadClasses(folder, version), loadScript(folder, version, name),
     ]);
-    return whole(name, () => unfoldPhotograph(name, file, noise, stops));
+    return whole(name, () => unfoldPhotograph(name, file, noise, stops, network));
   });
 }
 
-function unfoldPhotograph(name, file, noise, stops) {
+function unfoldPhotograph(name, file, noise, stops, network) {
   const pixels = base64Bytes(file.pixels);
   if (pixels.length !== VALUES) return null;
   const signs = { noise, fgsm: signsOf(file.fgsm) };
@@ -80,8 +84,36 @@ function unfoldPhotograph(name, file, noise, stops) {
     };
   };
   const { rows, losses } = stored("fgsm", 0);
-  const clean = { image: toUnit(pixels), rows, losses: losses.slice(1) };
+  const clean = { [network]: { image: toUnit(pixels), rows, losses: losses.slice(1) } };
   return signs.fgsm && { name, pixels, clean, stored };
+}
+
+/** How many levels a step of the stored PGD has to either side of no change; photo_lab.py has the same. */
+const QUARTERS = 4;
+
+/**
+ * The stored answer of PGD at one stop: the change of each value in quarters of epsilon, two in a letter.
+ * @param {Photograph} photograph
+ * @param {number} eps  in 255ths
+ * @returns {Promise<Result>}
+ */
+export function loadPgd(folder, version, { name, pixels }, stop, eps) {
+  const file = `${name}_pgd_${stop}`;
+  return once(`photo ${file}`, async () => {
+    const { change, rows, losses } = await loadScript(folder, version, file);
+    return whole(name, () => {
+      if (2 * change.length !== VALUES) return null;
+      const side = 2 * QUARTERS + 1;
+      const quarters = (i) => {
+        const both = change.charCodeAt(i >> 1) - FIRST_LETTER;
+        return (i & 1 ? both % side : Math.floor(both / side)) - QUARTERS;
+      };
+      const image = Float32Array.from(pixels, (value, i) => {
+        return Math.min(Math.max(value + (eps * quarters(i)) / QUARTERS, 0), 255) / 255;
+      });
+      return { image, rows, losses };
+    });
+  });
 }
 
 /** What `read` makes of a file; anything but a value means that the file is not as it was written. */

@@ -22,10 +22,12 @@ export const FAVOURITE = "gibbon";
 /**
  * What the lab is set to.
  * @typedef {object} PhotoSetting
+ * @property {string} network  name
  * @property {?import("./answers.mjs").Photograph} image
  * @property {string} attack
  * @property {"linf" | "l2"} norm
  * @property {number} stop  of the slider
  * @property {number} steps  place in STEPS
  * @property {number} target  class that a targeted attack aims at
+ * @property {boolean} levels  whether the attacked image has whole levels, as a file of 8 bits
  */

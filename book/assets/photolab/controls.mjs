@@ -19,8 +19,7 @@ export function makePhotographs(photographs, chosen, folder, actions) {
     { class: "photo-pick" },
     h("fieldset", {}, h("legend", { class: "advlib-label" }, "Pick a photograph"),
       h("div", { class: "photo-strip" }, labels)),
-    h("div", {}, credit, ownImage(actions.upload),
-      h("p", { class: "advlib-note" }, "Drop a file here, or paste one.")),
+    h("div", {}, credit, ownImage(actions.upload)),
   );
   return {
     element,
@@ -84,8 +83,9 @@ const NO_STEPS = { noise: "none", fgsm: "one" };
 /**
  * @param {import("./choices.mjs").PhotoSetting} setting
  * @param {Object<string, number[]>} budgets  the stops of epsilon, by norm
+ * @param {{name: string, title: string}[]} networks
  */
-export function makePhotoControls(setting, budgets, actions) {
+export function makePhotoControls(setting, budgets, networks, actions) {
   const epsText = (i) => PHOTO_NORMS[setting.norm].text(budgets[setting.norm][i]);
   const eps = slider("epsilon", budgets.linf.length, setting.stop, epsText, (stop) => actions.change({ stop }));
   const stepsText = (i) => (iterated(setting.attack) ? String(STEPS[i]) : NO_STEPS[setting.attack]);
@@ -95,18 +95,25 @@ export function makePhotoControls(setting, budgets, actions) {
   const norms = Object.entries(PHOTO_NORMS).map(([norm, { name }]) => [norm, name]);
   const attack = segments("attack", ATTACKS, setting.attack, (one) => actions.change({ attack: one }), { wide: true });
   const norm = segments("norm", norms, setting.norm, (one) => actions.change({ norm: one }));
+  const network = networks.length > 1 && segments("network", networks.map(({ name, title }) => [name, title]),
+    setting.network, (one) => actions.change({ network: one }), { wide: true });
+  const levels = h("input", { type: "checkbox", onchange: () => actions.change({ levels: levels.checked }) });
   const check = (group, value) => {
     for (const input of group.querySelectorAll("input")) input.checked = input.value === value;
   };
   return {
     element: h("div", { class: "advlib-controls" },
-      attack, about, target.element, eps.element, norm, steps.element),
+      network || null, attack, about, target.element, eps.element, norm, steps.element,
+      h("div", { class: "advlib-control" }, h("label", { class: "photo-levels" }, levels,
+        h("span", {}, "End on whole 8-bit levels")))),
     names: target.names,
     /** Shows what belongs to the present setting. */
     follow() {
       write(about, ABOUT_PHOTO[setting.attack]);
       check(attack, setting.attack);
       check(norm, setting.norm);
+      if (network) check(network, setting.network);
+      levels.checked = setting.levels;
       target.element.classList.toggle("photo-aside", setting.attack !== "targeted");
       target.follow(setting.target);
       steps.input.disabled = !iterated(setting.attack);
@@ -120,31 +127,25 @@ export function makePhotoControls(setting, budgets, actions) {
 }
 
 /** The button that loads the network, how far it has come, and what there is to say when it is there. */
-export function makeDownload(bytes, actions) {
+export function makeDownload(actions) {
   const megabytes = (count) => (count / 1e6).toFixed(1);
-  const intro = "Noise and FGSM in L∞ are stored for these photographs. PGD, targets, L2 and your own images need the network.";
-  const text = h("p", { class: "advlib-note" }, intro);
-  const bar = h("progress", { max: bytes, value: 0, hidden: true, "aria-label": "Download of the network" });
+  const text = h("p", { class: "advlib-note" });
+  const bar = h("progress", { value: 0, hidden: true, "aria-label": "Download of the network" });
   let loading = false;
   const button = h("button", { type: "button", class: "advlib-button",
     onclick: () => (loading ? actions.cancel() : actions.load()) });
   const element = h("div", { class: "photo-download" }, button, bar, text);
-  const load = `Load the network, ${Math.round(bytes / 1e6)} MB`;
-  write(button, load);
   return {
     element,
-    /**
-     * @param {"none" | "loading" | "ready"} state
-     * @param {number} arrived  bytes
-     * @param {string} about  the network that is ready
-     */
-    update(state, arrived, about) {
+    /** @param {import("./networks.mjs").Network} network  the one that is chosen */
+    update({ state, arrived, about, bytes, intro }) {
       const leaving = state === "ready" && element.contains(document.activeElement);
       loading = state === "loading";
       button.hidden = state === "ready";
       bar.hidden = !loading;
+      bar.max = bytes;
       bar.value = arrived;
-      write(button, loading ? "Cancel" : load);
+      write(button, loading ? "Cancel" : `Load the network, ${Math.round(bytes / 1e6)} MB`);
       const texts = { none: intro, loading: `${megabytes(arrived)} of ${megabytes(bytes)} MB`, ready: about };
       write(text, texts[state]);
       if (leaving) actions.loaded(); // the keyboard goes on elsewhere

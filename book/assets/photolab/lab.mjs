@@ -1,19 +1,21 @@
 // The Photo Lab: the reader's choices on one side, an ImageNet network on the other.
 //
-// What noise and FGSM do to the shipped photographs is stored, so there is something to see before
+// What noise, FGSM and PGD do to the shipped photographs is stored, so there is something to see before
 // the network is loaded, and without it. The network computes one setting after the other, the
-// present one; a new choice drops what is not finished.
+// present one; a new choice drops what is not finished. Where the build had the weights of a second
+// network, the reader chooses between them.
 
 import { copyLink, followAddress, placeOf, stateOfAddress } from "../lab/address.mjs";
+import { downloadFigure } from "../lab/figure.mjs";
 import { ATTACKS, STEPS, iterated } from "../lab/settings.mjs";
 import { UploadError, readUpload, watchForFiles } from "../lab/upload.mjs";
 import { reasonOf } from "../lab/files.mjs";
 import { h, whenLookedAt } from "../lab/view.mjs";
 import { FAVOURITE, PHOTO_NORMS, PHOTO_SIDE } from "./choices.mjs";
-import { loadClasses, loadPhotograph, resultOf, toUnit } from "./answers.mjs";
+import { loadClasses, loadPgd, loadPhotograph, resultOf, toUnit } from "./answers.mjs";
 import { makePhotoPanel } from "./panel.mjs";
+import { makePhotoNetwork } from "./networks.mjs";
 import { FILES, savedAs } from "./saving.mjs";
-import { loadNetwork } from "./load.mjs";
 
 /** How many results are kept. */
 const RESULTS = 40;
@@ -41,26 +43,37 @@ export function start(engineScope) {
 
 function makePhotoLab(root, opening, engineScope) {
   const { folder, version } = root.dataset;
-  const { budgets } = opening;
+  const { budgets, pgd } = opening;
+  const [first] = opening.networks;
   /** @type {import("./choices.mjs").PhotoSetting} */
   const setting = {
-    image: null, attack: "fgsm", norm: "linf", stop: opening.stop, steps: STEPS.indexOf(10), target: -1,
+    network: first.name, image: null, attack: "fgsm", norm: "linf", stop: opening.stop,
+    steps: STEPS.indexOf(pgd.steps), target: -1, levels: false,
   };
+  const tell = { changed: draw, ready: compute, stopped };
+  /** @type {Object<string, import("./networks.mjs").Network>} */
+  const networks = Object.fromEntries(opening.networks.map((one) => {
+    return [one.name, makePhotoNetwork(one, { folder, engineScope }, tell)];
+  }));
   const results = new Map();
-  const shown = { network: "none", arrived: 0, about: "", note: "", failure: "" };
-  const link = copyLink(PHOTO_LAB, state);
-  const panel = makePhotoPanel(setting, opening, folder, { change, choose, upload, load, cancel, save, link });
+  const shown = { note: "", failure: "" };
+  const panel = makePhotoPanel(setting, opening, folder, {
+    change, choose, upload, save,
+    load: () => network().load(),
+    cancel: () => network().cancel(),
+    share: [copyLink(PHOTO_LAB, state), downloadFigure(() => panel.figure())],
+  });
   const linked = stateOfAddress(PHOTO_LAB) ?? {};
   let names = [];
   /** The image that was chosen last, which may still be on its way. */
   let chosen = null;
-  let engine = null;
-  let control = null;
-  /** What the engine works on: the key of a setting, or an image to classify. */
+  /** What the network works on: the key of a setting, or an image to classify. */
   let asked = null;
   let ask = 0;
   /** The attack on its way. */
   let path = null;
+  /** The key of a stored answer on its way. */
+  let coming = null;
   /** The files of one result. */
   let saved = { key: "", files: NO_FILES };
   let scheduled = false;
@@ -71,53 +84,87 @@ function makePhotoLab(root, opening, engineScope) {
     requestAnimationFrame(() => {
       scheduled = false;
       const result = present(setting.stop);
-      const losses = iterated(setting.attack) ? [] : budgets.linf.map((_, stop) => lastLoss(stop));
+      const losses = iterated(setting.attack) ? [] : budgets.linf.map((_, stop) => present(stop)?.losses.at(-1));
       const mine = key(setting.stop);
       const files = saved.key === mine ? saved.files : NO_FILES;
       const waits = result || asked !== mine;
-      panel.draw({ ...shown, result, losses, files, path: waits ? null : path, reached: reached(result?.rows) });
+      panel.draw({
+        ...shown, network: network(), clean: clean(), goal: goal(), result, losses, files,
+        failure: shown.failure || network().failure,
+        coming: coming === mine, path: waits ? null : path, reached: reached(result?.rows),
+      });
     });
   }
+
+  const network = () => networks[setting.network];
+
+  const clean = () => setting.image?.clean[setting.network];
 
   /** Whether what the network predicts is what the attack aims at. */
   function reached(rows) {
     return Boolean(rows) && (rows[0][0] === goal()) === (setting.attack === "targeted");
   }
 
-  const lastLoss = (stop) => setting.image?.clean && present(stop)?.losses.at(-1);
+  /** The class whose loss is raised or, targeted, lowered; none before that of the image is known. */
+  const goal = () => (setting.attack === "targeted" ? setting.target : clean()?.rows[0][0]);
 
-  const goal = () => (setting.attack === "targeted" ? setting.target : setting.image.clean.rows[0][0]);
+  /** In whole levels a budget between two of them is worth the lower one. */
+  function worth(stop) {
+    const stops = budgets.linf;
+    return setting.levels && setting.norm === "linf" ? stops.indexOf(Math.floor(stops[stop])) : stop;
+  }
 
   function key(stop) {
-    const { image, attack, norm, steps } = setting;
-    if (!image?.clean) return "";
-    return [image.name, attack, norm, stop, iterated(attack) ? steps : "", goal()].join();
+    const { network: by, image, attack, norm, steps, levels } = setting;
+    if (!clean()) return "";
+    return [by, image.name, attack, norm, worth(stop), iterated(attack) ? steps : "", goal(), levels].join();
   }
 
   /** What is known at the present setting, with another epsilon. */
   function present(stop) {
-    const { image, attack, norm } = setting;
-    if (!image?.clean) return null;
-    if (stop === 0) return { ...image.clean, losses: attack === "targeted" ? [] : image.clean.losses };
-    return results.get(key(stop)) ?? (norm === "linf" ? image.stored(attack, stop) : null);
+    const { attack, norm } = setting;
+    if (!clean()) return null;
+    if (worth(stop) === 0) return { ...clean(), losses: attack === "targeted" ? [] : clean().losses };
+    return results.get(key(stop)) ?? stored(attack, norm, worth(stop));
+  }
+
+  /** Noise and FGSM in L-infinity end on whole levels by themselves, where epsilon is one. */
+  function stored(attack, norm, stop) {
+    return norm === "linf" && network() === networks[first.name] ? setting.image.stored(attack, stop) : null;
   }
 
   /** Asks the network for what is missing. */
   function compute() {
     const { image } = setting;
-    if (!engine || !image) return;
-    if (!image.clean) classify(image);
+    if (!image) return;
+    if (!network().engine) bringPgd();
+    else if (!clean()) classify(image);
     else if (!present(setting.stop)) attack(image, key(setting.stop));
+  }
+
+  /** Before there is a network: PGD's answer for a shipped photograph, as far as it is stored. */
+  async function bringPgd() {
+    const { network: by, image, attack: kind, norm, steps, stop, levels } = setting;
+    const has = by === first.name && kind === "pgd" && norm === "linf" && STEPS[steps] === pgd.steps;
+    if (!has || levels || image.own || !pgd.stops.includes(stop) || present(stop)) return;
+    const mine = (coming = key(stop));
+    try {
+      keep(mine, await loadPgd(folder, version, image, stop, budgets.linf[stop]));
+    } catch {
+      // then it needs the network, as other attacks do
+    }
+    if (coming === mine) coming = null;
+    draw();
   }
 
   function attack(image, mine) {
     if (asked === mine) return;
-    const { attack: kind, norm, stop, steps } = setting;
+    const { attack: kind, norm, stop, steps, levels } = setting;
     const y = goal();
     const eps = PHOTO_NORMS[norm].eps(budgets[norm][stop]);
-    const task = { place: 0, attack: kind, norm, eps, steps: STEPS[steps], y, watched: true };
+    const task = { place: 0, attack: kind, norm, eps, steps: STEPS[steps], y, levels, watched: true };
     const losses = [];
-    path = { ...image.clean, losses }; // it begins at the photograph
+    path = { ...clean(), losses }; // it begins at the photograph
     send(mine, image.pixels, task, (found, point) => {
       if (point) {
         losses.push(point.loss);
@@ -135,8 +182,9 @@ function makePhotoLab(root, opening, engineScope) {
 
   function classify(image) {
     if (asked === image) return;
-    look(image, image.pixels, -1, (clean) => {
-      image.clean = clean;
+    const by = setting.network;
+    look(image, image.pixels, -1, (found) => {
+      image.clean[by] = found;
       compute();
     });
   }
@@ -153,6 +201,7 @@ function makePhotoLab(root, opening, engineScope) {
   function send(what, pixels, task, answer) {
     asked = what;
     ask += 1;
+    const { engine } = network();
     engine.send({ ask, x: toUnit(pixels), tasks: [task], wanted: 0 }, (_, found, point) => {
       if (found) asked = null;
       answer(found, point);
@@ -182,8 +231,10 @@ function makePhotoLab(root, opening, engineScope) {
 
   /** The present setting, for a link; an image of the reader's own is not in it. */
   function state() {
-    const { image, attack, norm, stop, steps, target } = setting;
+    const { image, attack, norm, stop, steps, target, levels } = setting;
     const all = { attack, norm, eps: PHOTO_NORMS[norm].text(budgets[norm][stop]) };
+    if (setting.network !== first.name) all.network = setting.network;
+    if (levels) all.levels = "whole";
     if (image && !image.own) all.image = image.name;
     if (iterated(attack)) all.steps = STEPS[steps];
     if (attack === "targeted") all.target = names[target];
@@ -192,6 +243,8 @@ function makePhotoLab(root, opening, engineScope) {
 
   /** Takes over what a link says, as far as it says something. */
   function take(linked) {
+    setting.network = networks[linked.network]?.name ?? first.name;
+    setting.levels = linked.levels === "whole";
     const attacks = ATTACKS.map(([attack]) => attack), norms = Object.keys(PHOTO_NORMS);
     setting.attack = attacks[placeOf(attacks, linked.attack, attacks.indexOf(setting.attack))];
     setting.norm = norms[placeOf(norms, linked.norm, norms.indexOf(setting.norm))];
@@ -201,9 +254,17 @@ function makePhotoLab(root, opening, engineScope) {
   }
 
   function change(what) {
+    if (what.network) leave();
     Object.assign(setting, what);
     draw();
     compute();
+    if (what.network) network().wake();
+  }
+
+  /** The network that was chosen so far gives up what it works on. */
+  function leave() {
+    network().engine?.send({ ask: (ask += 1), x: null, tasks: [], wanted: 0 }, () => {});
+    asked = path = null;
   }
 
   function show(image, note) {
@@ -212,11 +273,11 @@ function makePhotoLab(root, opening, engineScope) {
   }
 
   /** Shows an image as soon as it is there, unless another one has been chosen by then. */
-  async function bring(coming, failed) {
+  async function bring(photograph, failed) {
     const mine = (chosen = {});
     shown.failure = "";
     try {
-      const [classes, { image, note }] = await Promise.all([loadClasses(folder, version), coming]);
+      const [classes, { image, note }] = await Promise.all([loadClasses(folder, version), photograph]);
       if (!names.length) {
         names = classes.names;
         panel.names(names);
@@ -230,61 +291,25 @@ function makePhotoLab(root, opening, engineScope) {
   }
 
   function choose(name) {
-    const coming = loadPhotograph(folder, version, name, budgets.linf);
-    return bring(coming.then((image) => ({ image, note: "" })), (error) => {
+    const photograph = loadPhotograph(folder, version, name, budgets.linf, first.name);
+    return bring(photograph.then((image) => ({ image, note: "" })), (error) => {
       shown.failure = `This photograph could not be loaded. ${reasonOf(error)} Choose it again to try again.`;
     });
   }
 
   function upload(file) {
     const named = `own ${(ask += 1)}`;
-    const coming = readUpload(file, PHOTO_SIDE).then(({ pixels, note }) => {
-      return { image: { name: named, own: true, pixels, clean: null, stored: () => null }, note };
+    const read = readUpload(file, PHOTO_SIDE).then(({ pixels, note }) => {
+      return { image: { name: named, own: true, pixels, clean: {}, stored: () => null }, note };
     });
-    return bring(coming, (error) => {
+    return bring(read, (error) => {
       shown.note = error instanceof UploadError ? error.message : reasonOf(error);
     });
   }
 
-  function cancel() {
-    control?.abort();
-  }
-
-  async function load() {
-    if (control) return;
-    control = new AbortController();
-    const { signal } = control;
-    Object.assign(shown, { network: "loading", arrived: 0, failure: "" });
-    draw();
-    const progress = (arrived) => {
-      shown.arrived = arrived;
-      draw();
-    };
-    try {
-      const weights = { folder, version, sha256: opening.sha256 };
-      const started = await loadNetwork(weights, engineScope, KERNEL, { signal, progress }, stopped);
-      engine = started.engine;
-      shown.network = "ready";
-      shown.about = aboutNetwork(started);
-      compute();
-    } catch (error) {
-      shown.network = "none";
-      if (error.name !== "AbortError") {
-        shown.failure = `The network could not be loaded. ${reasonOf(error)} The stored answers are still here.`;
-      }
-    }
-    control = null;
-    draw();
-  }
-
-  /** The network has stopped: the reader may load it again. */
-  function stopped(reason) {
-    engine = asked = path = null;
-    Object.assign(shown, {
-      network: "none", arrived: 0,
-      failure: `The network stopped computing (${reason}). What was computed is kept; load it again to go on.`,
-    });
-    draw();
+  /** A network has stopped: the reader may load it again. */
+  function stopped() {
+    asked = path = null;
   }
 
   take(linked);
@@ -293,14 +318,9 @@ function makePhotoLab(root, opening, engineScope) {
   followAddress(PHOTO_LAB, root);
   watchForFiles(root, upload);
   const titles = opening.photographs.map(([title]) => title);
-  const first = titles[placeOf(titles, linked.image, titles.indexOf(opening.image))];
-  whenLookedAt(root, () => chosen ?? choose(first));
-}
-
-/** What there is to say about the network that runs. */
-function aboutNetwork({ simd, apart }) {
-  const all = ["The network is loaded and computes in your browser."];
-  if (!simd) all.push("It runs as JavaScript here, several times slower than where WebAssembly runs.");
-  if (!apart) all.push("This browser lets no Worker run, so the page may answer late while it computes.");
-  return all.join(" ");
+  const title = titles[placeOf(titles, linked.image, titles.indexOf(opening.image))];
+  whenLookedAt(root, () => {
+    if (!chosen) choose(title);
+    network().wake();
+  });
 }

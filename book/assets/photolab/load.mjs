@@ -1,4 +1,4 @@
-// The Photo Lab's network: fetched when the reader asks for it, checked, kept by the browser, started.
+// The files of the Photo Lab's networks: fetched, checked, kept by the browser, started.
 
 import { LoadError, fetchFile, notWhole } from "../lab/files.mjs";
 import { startEngine } from "../lab/ports.mjs";
@@ -11,21 +11,19 @@ const STORE = "advlib-photolab";
  * @typedef {object} Weights
  * @property {string} folder  where it lies, with a slash at its end
  * @property {string} version  a query that changes with it
+ * @property {string} name  of the file, without its suffix
  * @property {string} sha256
  */
 
 /**
- * Starts the network.
- * @param {Weights} weights
+ * Starts the network that a file holds.
+ * @param {ArrayBuffer} file
  * @param {function} engineScope  what a Worker runs
  * @param {?Uint8Array} code  the compiled kernel
- * @param {{progress?: (bytes: number) => void, signal?: AbortSignal}} options  as in `fetchFile`
  * @param {(reason: string) => void} failed  called once if it stops working after it has started
  * @returns {Promise<{engine: import("../lab/ports.mjs").Engine, simd: boolean, apart: boolean}>}
  */
-export async function loadNetwork(weights, engineScope, code, options, failed) {
-  const file = (await keptFile(weights)) ?? (await fetchedFile(weights, options));
-  options.signal?.throwIfAborted();
+export function startNetwork(file, engineScope, code, failed) {
   return new Promise((resolve, reject) => {
     let started = false;
     const ready = ({ simd, apart }) => {
@@ -42,13 +40,18 @@ export async function loadNetwork(weights, engineScope, code, options, failed) {
   });
 }
 
-/** The file from the server, checked, and kept for the next time. */
-async function fetchedFile(weights, options) {
-  const file = await fetchFile(weights.folder, weights.version, "photo", options);
+/**
+ * The file from the server, checked, and kept for the next time.
+ * @param {Weights} weights
+ * @param {{progress?: (bytes: number) => void, signal?: AbortSignal}} options  as in `fetchFile`
+ */
+export async function fetchedFile(weights, options) {
+  const file = await fetchFile(weights.folder, weights.version, weights.name, options);
   if (!(await isWhole(file, weights.sha256))) throw notWhole("weights");
   try {
     const store = await caches.open(STORE);
-    for (const old of await store.keys()) await store.delete(old);
+    const earlier = await store.keys(addressOf(weights), { ignoreSearch: true });
+    for (const old of earlier) await store.delete(old);
     await store.put(addressOf(weights), new Response(file));
   } catch {
     // No store, a forbidden one, or a full one: then it is fetched again next time.
@@ -56,8 +59,11 @@ async function fetchedFile(weights, options) {
   return file;
 }
 
-/** The file as an earlier visit left it, or null. */
-async function keptFile(weights) {
+/**
+ * The file as an earlier visit left it, or null.
+ * @param {Weights} weights
+ */
+export async function keptFile(weights) {
   try {
     const answer = await (await caches.open(STORE)).match(addressOf(weights));
     const file = await answer.arrayBuffer();
@@ -67,7 +73,7 @@ async function keptFile(weights) {
   }
 }
 
-const addressOf = ({ folder, version }) => `${folder}photo.bin${version}`;
+const addressOf = ({ folder, version, name }) => `${folder}${name}.bin${version}`;
 
 /** Whether the bytes have this SHA-256; without https no browser can say, and the file counts its numbers. */
 async function isWhole(file, sha256) {

@@ -1,6 +1,7 @@
 // Opens the network for the engine, which is the Live Lab's.
 
 import { openKernel } from "./kernel.mjs";
+import { runOnLevels } from "./levels.mjs";
 import { makeNetwork } from "./network.mjs";
 import { readHalves } from "./halves.mjs";
 
@@ -11,5 +12,6 @@ import { readHalves } from "./halves.mjs";
 export async function openNetwork({ file, code }) {
   const { layers, shape, numbers } = readHalves(file);
   const kernel = await openKernel(code);
-  return { network: makeNetwork(kernel, layers, numbers, shape), about: { simd: kernel.simd } };
+  const network = makeNetwork(kernel, layers, numbers, shape);
+  return { network, about: { simd: kernel.simd }, attack: runOnLevels };
 }

@@ -1,7 +1,7 @@
 // The Photo Lab as the reader sees it: controls above, the clean and the attacked image side by side
 // or one over the other, the loss below.
 
-import { STEPS, iterated } from "../lab/settings.mjs";
+import { STEPS, attackTitle, iterated } from "../lab/settings.mjs";
 import { bars, chart, h, percent, screen, segments, slider, write } from "../lab/view.mjs";
 import { PHOTO_NORMS, PHOTO_SIDE } from "./choices.mjs";
 import { makeDownload, makePhotoControls, makePhotographs } from "./controls.mjs";
@@ -19,10 +19,11 @@ const FACTORS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
  * @typedef {object} Shown
  * @property {?import("./answers.mjs").Result} result  at the present setting
  * @property {?import("./answers.mjs").Result} path  an attack on its way there
+ * @property {?import("./answers.mjs").Result} clean  of the photograph itself
+ * @property {number | undefined} goal  the class whose loss is shown
+ * @property {boolean} coming  whether a stored result is on its way
  * @property {(number | undefined)[]} losses  along the stops of epsilon, of the present attack
- * @property {"none" | "loading" | "ready"} network
- * @property {number} arrived  bytes of the network
- * @property {string} about  the network, when it is ready
+ * @property {import("./networks.mjs").Network} network  the one that is chosen
  * @property {string} note  about the image
  * @property {string} failure
  * @property {import("./saving.mjs").SavedFile[]} files  of the result
@@ -31,14 +32,14 @@ const FACTORS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
 
 /**
  * @param {import("./choices.mjs").PhotoSetting} setting  read anew for each drawing
- * @param {object} opening  photographs, budgets, bytes
- * @param {object} actions  change, choose, upload, load, cancel, save, link
+ * @param {object} opening  photographs, budgets, networks
+ * @param {object} actions  change, choose, upload, load, cancel, save, share
  */
-export function makePhotoPanel(setting, { photographs, budgets, image, bytes }, folder, actions) {
+export function makePhotoPanel(setting, { photographs, budgets, image, networks }, folder, actions) {
   let names = [];
   const picks = makePhotographs(photographs, image, folder, actions);
-  const controls = makePhotoControls(setting, budgets, actions);
-  const download = makeDownload(bytes, { ...actions, loaded: controls.focus });
+  const controls = makePhotoControls(setting, budgets, networks, actions);
+  const download = makeDownload({ ...actions, loaded: controls.focus });
   const screens = makeScreens();
   const clean = makeReading("clean"), attacked = makeReading("attacked");
   const loss = chart({ loss: "The network" });
@@ -52,9 +53,11 @@ export function makePhotoPanel(setting, { photographs, budgets, image, bytes }, 
     picks.element, controls.element, download.element, failure,
     screens.element,
     h("div", { class: "photo-readings" }, clean.element, attacked.element),
-    status, loss.element, saving.element, actions.link, said,
+    status, loss.element, saving.element, h("div", { class: "lab-share" }, actions.share), said,
   );
   let timer = 0;
+  /** What was drawn last. */
+  let last = null;
 
   function say(text) {
     clearTimeout(timer);
@@ -62,16 +65,16 @@ export function makePhotoPanel(setting, { photographs, budgets, image, bytes }, 
   }
 
   /** What the line below the images says. */
-  function line({ result, path, network, note }) {
+  function line({ result, path, coming, network: { state }, note }) {
     if (!setting.image) return "Loading the photograph …";
     if (path) return "Computing …";
-    if (result || network === "loading") return note;
-    return network === "none" ? `${note} This needs the network: load it above.`.trim() : "Computing …";
+    if (coming) return "Loading the stored answer …";
+    if (result || state === "loading") return note;
+    return state === "none" ? `${note} This needs the network: load it above.`.trim() : "Computing …";
   }
 
-  function drawLoss({ result, path, losses }) {
+  function drawLoss({ result, path, losses, goal }) {
     const { attack, norm, steps, stop } = setting;
-    const goal = attack === "targeted" ? setting.target : setting.image?.clean?.rows[0][0];
     let values = losses, axis = PHOTO_NORMS[norm].axis, at = stop;
     let tick = (i) => String(budgets[norm][i]);
     if (iterated(attack)) {
@@ -86,28 +89,46 @@ export function makePhotoPanel(setting, { photographs, budgets, image, bytes }, 
 
   /** @param {Shown} shown */
   function draw(shown) {
-    const { result, path, network, arrived, failure: problem } = shown;
+    const { result, path, network, failure: problem } = (last = shown);
     picks.follow(setting.image?.own ? null : setting.image?.name ?? image);
     controls.follow();
-    download.update(network, arrived, shown.about);
+    download.update(network);
     write(failure, problem);
     failure.hidden = !problem;
     write(status, line(shown));
     const latest = result ?? path;
     screens.update(setting.image, latest, !result);
-    const y = setting.image?.clean?.rows[0][0];
-    const words = [clean.update(setting.image?.clean, names, y, "clean")];
+    const y = shown.clean?.rows[0][0];
+    const words = [clean.update(shown.clean, names, y, "clean")];
     const role = setting.attack === "noise" ? "noise" : "adversarial";
     words.push(attacked.update(latest, names, y, role, !result));
     drawLoss(shown);
-    const ready = result && network === "ready";
-    saving.update(shown.files, names, setting.image?.name ?? "", shown.reached, ready);
+    saving.update({ ...shown, names, title: setting.image?.name ?? "", levels: setting.levels });
     if (result) say(words.join(" "));
+  }
+
+  /** What is shown, as a figure; null without a result. */
+  function figure() {
+    if (!last?.result) return null;
+    const { attack, norm, stop, target } = setting;
+    const eps = PHOTO_NORMS[norm].text(budgets[norm][stop]);
+    const title = `${attackTitle(attack, names[target], PHOTO_NORMS[norm], eps)}; ${last.network.title}`;
+    const reading = ({ rows: [[first, share]] }) => [`predicts ${names[first]}`, percent(share)];
+    const { clean: before, change, attacked: after } = screens.shown();
+    return {
+      title,
+      rows: [[
+        { canvas: before, lines: ["clean", ...reading(last.clean)] },
+        { canvas: change.canvas, lines: change.lines },
+        { canvas: after, lines: [attack === "noise" ? "with noise" : "attacked", ...reading(last.result)] },
+      ]],
+    };
   }
 
   return {
     element,
     draw,
+    figure,
     /** @param {string[]} all  the names of the classes */
     names(all) {
       names = all;
@@ -157,6 +178,7 @@ function makeScreens() {
     h("figure", {}, change.canvas, caption));
   const views = segments("view", [["beside", "Side by side"], ["over", "Swipe"]], "beside", show);
   const element = h("div", { class: "photo-views" }, views, beside, over);
+  let lines = [];
 
   /** The attacked image lies over the clean one, and is cut off on the left. */
   function move(i) {
@@ -185,10 +207,13 @@ function makeScreens() {
       const factor = FACTORS.findLast((one) => one * largest <= 127) ?? 1;
       change.paint((i) => 127.5 + (image ? factor * (255 * image[i] - pixels[i]) : 0));
       change.canvas.setAttribute("aria-label", `The change, magnified ${factor} times`);
-      write(caption, largest
-        ? `change × ${factor}; largest ${largest.toFixed(2)}/255, length ${(length / 255).toFixed(2)}`
-        : "change: none");
+      lines = largest
+        ? [`change × ${factor}`, `largest ${largest.toFixed(2)}/255`, `length ${(length / 255).toFixed(2)}`]
+        : ["change: none"];
+      write(caption, lines.join("; "));
     },
+    /** What is drawn, and what is said of the change. */
+    shown: () => ({ clean: clean.canvas, attacked: attacked.canvas, change: { canvas: change.canvas, lines } }),
   };
 }
 

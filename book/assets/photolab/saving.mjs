@@ -1,7 +1,7 @@
 // Does an attack survive saving? Files of 8 bits, and what the network makes of exactly their pixels.
 
 import { UploadError, readUpload } from "../lab/upload.mjs";
-import { h, percent, screen } from "../lab/view.mjs";
+import { h, percent, screen, write } from "../lab/view.mjs";
 import { PHOTO_SIDE } from "./choices.mjs";
 
 /** Name, kind and quality of the files. */
@@ -48,9 +48,10 @@ export function makeSaving(save) {
   const button = h("button", { type: "button", class: "advlib-button", onclick: save }, "Save and classify again");
   const need = h("span", { class: "advlib-note" }, "This needs the network.");
   const list = h("ul", { "aria-live": "polite", "aria-label": "Saved files" });
+  const about = h("p", { class: "advlib-note" });
   const element = h("section", { class: "photo-saving", "aria-label": "Does it survive saving?" },
     h("p", { class: "advlib-label" }, "Does it survive saving?"),
-    h("p", { class: "advlib-note" }, "A file holds 256 levels of each colour, and JPEG not even those. The network classifies exactly the pixels of the file."),
+    about,
     h("p", { class: "photo-save" }, button, need), list);
   let drawn = null;
   let addresses = [];
@@ -67,18 +68,19 @@ export function makeSaving(save) {
 
   return {
     element,
-    /**
-     * @param {SavedFile[]} files  so far
-     * @param {boolean} ready  whether there is anything to save, and a network to ask
-     */
-    update(files, names, title, before, ready) {
+    /** @param {object} shown  names of the classes, title, levels, and what panel.mjs has of `Shown` */
+    update({ files, names, title, reached, result, network, levels }) {
+      const ready = result && network.state === "ready";
       button.disabled = !ready;
-      need.hidden = ready;
+      need.hidden = network.state === "ready";
+      write(about, `A file holds 256 levels of each colour, and JPEG not even those. ${levels
+        ? "This image has whole levels, so a PNG keeps it as it is."
+        : "The network classifies exactly the pixels of the file."}`);
       if (files === drawn) return;
       drawn = files;
       for (const address of addresses) URL.revokeObjectURL(address);
       addresses = [];
-      list.replaceChildren(...files.map((one) => item(one, names, title, before)));
+      list.replaceChildren(...files.map((one) => item(one, names, title, reached)));
     },
   };
 }
