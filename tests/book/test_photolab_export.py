@@ -12,8 +12,9 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from course import photo_lab, photo_page
-from docutils import nodes
+from course import labs, photo_lab, photo_page
+from docutils.statemachine import StringList
+from docutils.utils import new_document
 from finish import policy, vendor
 from repository import ROOT
 from torch import Tensor, nn
@@ -87,10 +88,11 @@ def test_the_layers_are_those_of_the_network(halved: EfficientNetLite0) -> None:
 
 
 def test_the_files_carry_a_hash(tmp_path: Path, halved: EfficientNetLite0) -> None:
-    digest = photo_lab.write_weights(tmp_path, halved)
-    file = (tmp_path / "photo.bin").read_bytes()
-    assert digest == hashlib.sha256(file).hexdigest()
-    (stored,) = re.findall(r'photo = "(.*)";', (tmp_path / "photo.js").read_text())
+    file = photo_lab.weights(halved)
+    told = photo_lab.write_weights(tmp_path, "lite0", file)
+    assert (tmp_path / "lite0.bin").read_bytes() == file
+    assert told["sha256"] == hashlib.sha256(file).hexdigest() and told["bytes"] == len(file)
+    (stored,) = re.findall(r'lite0 = "(.*)";', (tmp_path / "lite0.js").read_text())
     assert base64.b64decode(stored) == file
 
 
@@ -103,7 +105,7 @@ def test_the_script_holds_the_kernel_and_every_module(tmp_path: Path) -> None:
     assert "const KERNEL = null;" in photo_lab.script(None, [])
     whole = photo_lab.script(kernel, photo_lab.sources(photo_lab.INTERFACE))
     assert not re.search(r"^\s*(import|export)\b", whole, re.MULTILINE)
-    assert len(whole) < 120_000
+    assert len(whole) < 95_000
     modules = {f"photolab/{path.stem}" for path in photo_lab.MODULES.glob("*.mjs")}
     assert modules <= {*photo_lab.IN_WORKER, *photo_lab.IN_PAGE, *photo_lab.INTERFACE}
 
@@ -135,6 +137,25 @@ def test_stored_answers_are_what_the_network_makes_of_the_attacks(
     assert found["loss"] == pytest.approx(-float(logits.log_softmax(1)[0, tripod]), abs=1e-3)
 
 
+def test_the_stored_pgd_is_an_attack_within_its_budget() -> None:
+    model, x = photo_lab.opened(), photo_lab.shipped("coffee")
+    y = predict(model, x).argmax(1)
+    known = photo_lab.pgd_answer(model, x, y, 1)
+    letters = np.frombuffer(known["change"].encode(), np.uint8).astype(int) - 35
+    quarters = np.stack([letters // 9, letters % 9], -1).reshape(1, 224, 224, 3) - 4
+    assert np.abs(quarters).max() == 4
+    delta = torch.from_numpy(quarters / 4 / 255).permute(0, 3, 1, 2)
+    x_adv = (x + delta).clamp(0, 1).float()
+    found = advlib.pgd(model, x, y, 1 / 255, steps=10, random_start=False)
+    same = torch.isclose(x_adv, found, atol=1e-6)  # but for values that have met the box
+    assert same.float().mean() > 0.99
+    shares = predict(model, x_adv).softmax(1)[0]
+    (first, share), *_ = known["rows"]
+    assert first == int(shares.argmax()) != int(y)
+    assert share == pytest.approx(float(shares[first]), abs=1e-4)
+    assert len(known["losses"]) == 11 and known["losses"][-1] > known["losses"][0]
+
+
 @pytest.mark.parametrize("error", [WeightsError("no weights"), InputError("no photographs")])
 def test_without_network_or_photographs_build_and_page_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -142,14 +163,24 @@ def test_without_network_or_photographs_build_and_page_say_so(
     heard: list[str] = []
     monkeypatch.setattr(photo_page.LOG, "info", lambda text, *values: heard.append(text % values))
     monkeypatch.setattr(photo_lab, "opened", Mock(side_effect=error))
-    app = SimpleNamespace(srcdir=tmp_path)
-    translator = SimpleNamespace(builder=SimpleNamespace(outdir=tmp_path, app=app), body=[])
-    with pytest.raises(nodes.SkipNode):
-        photo_page._visit_html(translator, photo_page.PhotoLab())
+    app = Mock(srcdir=tmp_path)
+    for html in (photo_page.lab_html, photo_page.answer_html):
+        written = photo_page._write(html, app, tmp_path)("./", "?v=1")
+        assert "not part of this build" in written and "<script" not in written
     assert heard[-1] == f"The Photo Lab is left out of the book: {error}"
     assert "kernel is not compiled" in heard[0]  # nor is there any, below this folder
-    (html,) = translator.body
-    assert "not part of this build" in html and "<script" not in html
+
+
+def test_a_page_is_built_again_when_what_its_lab_is_made_of_changes() -> None:
+    noted: list[str] = []
+    document = new_document("page")
+    document.settings.env = SimpleNamespace(note_dependency=noted.append)
+    state = SimpleNamespace(document=document)
+    directive = labs._LabDirective("photo-lab", [], {}, StringList(), 1, 0, "", state, Mock())
+    (lab,) = directive.run()
+    assert lab["name"] == "photo-lab"
+    made_of = {Path(path).name for path in noted}
+    assert {"attacks.mjs", "levels.mjs", "kernel.ts", "photo_lab.py", "lab.py"} <= made_of
 
 
 def test_only_the_page_with_the_lab_may_run_a_compiled_kernel() -> None:

@@ -103,13 +103,13 @@ def site(tmp_path_factory: pytest.TempPathFactory, opening: dict[str, Any]) -> P
         shutil.copy(module, folder)
     shutil.copy(Path(base.__file__).parent / "widgets.css", root / "_static")
     element = live_lab.lab_html(opening, alt, live_lab.FOLDER, labs.digest(folder))
-    for name, labs in (("one", 1), ("two", 2)):
+    for name, count in (("one", 1), ("two", 2)):
         page = (
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Lab</title>'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<link rel="icon" href="data:,"><link rel="stylesheet" href="_static/widgets.css">'
             '<link rel="stylesheet" href="_static/lab/lab.css"></head>'
-            f"<body><main><h1>Lab</h1>{element * labs}<p>after</p></main></body></html>"
+            f"<body><main><h1>Lab</h1>{element * count}<p>after</p></main></body></html>"
         )
         # Under the policy of the book's pages.
         (root / f"{name}.html").write_text(policy.guard(page), encoding="utf-8")
@@ -382,7 +382,7 @@ def test_a_dragged_slider_leaves_time_for_sixty_frames_a_second(served, visit, w
 def test_the_files_are_small(site):
     folder = site / live_lab.FOLDER
     assert (folder / "weights.bin").stat().st_size <= 1.5e6
-    assert len((folder / "lab.js").read_text()) < 85_000
+    assert len((folder / "lab.js").read_text()) < 70_000
 
 
 # -- uses
@@ -787,6 +787,32 @@ def test_an_image_of_any_kind_is_attacked(served, visit, images, name, said):
     assert status(page) == ""
 
 
+GIVE = """({ bytes, event, place }) => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(bytes)], "mine", { type: "image/png" }));
+  const lab = document.querySelectorAll(".advlib-livelab")[place];
+  lab.scrollIntoView({ block: "center" });
+  const made = event === "drop"
+    ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
+    : new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
+  (event === "drop" ? lab : document.body).dispatchEvent(made);
+}"""
+
+
+@pytest.mark.parametrize("event", ["drop", "paste"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_file_is_for_the_lab_where_it_is_dropped_or_that_is_in_view(
+    served, visit, images, event, place
+):
+    page = visit(f"{served}two.html")
+    given = list(images["grey.png"].read_bytes())
+    page.evaluate(GIVE, {"bytes": given, "event": event, "place": place})
+    labs_in_page = page.get_by_role("group", name="Live Lab").all()
+    labs_in_page[place].get_by_text("The standard network predicts").wait_for()
+    truth = [lab_in_page.get_by_role("combobox", name="true class") for lab_in_page in labs_in_page]
+    assert truth[place].is_visible() and not truth[1 - place].is_visible()
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -956,7 +982,33 @@ def test_no_upload_leaves_the_page(served, visit, images):
     assert [url for url in sent if not url.startswith("blob:")] == []
 
 
-# -- links
+# -- figures and links
+
+
+def test_a_figure_holds_what_is_shown(served, visit, tmp_path):
+    page = visit(f"{served}one.html", accept_downloads=True)
+    settled(page)
+    button = page.get_by_role("button", name="Download figure")
+    with page.expect_download() as download:
+        button.click()
+    assert download.value.suggested_filename == "FGSM-L-4-255.png"
+    download.value.save_as(tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as opened:
+        figure = np.asarray(opened.convert("RGB")).astype(int)
+    high = (figure.shape[0] - 100) // 2
+    for row, column in enumerate(page.evaluate(DRAWN)):
+        for place, name in ((1, "change"), (2, "image")):
+            left, top = 32 + 480 * place, 104 + row * high
+            shown = np.array(column[name]).reshape(64, 64, 3)
+            assert np.array_equal(figure[top + 3 : top + 448 : 7, left + 3 : left + 448 : 7], shown)
+            letters = figure[top + 450 : top + high, left : left + 448].min(2) < 100
+            assert letters.sum() > 400
+    page.route("**/weights.bin*", lambda route: None)
+    page.reload()
+    pick(page, "PGD")
+    hears(page, "[role=status]", "Loading the networks")
+    button.click()
+    page.get_by_text("There is no result to draw yet.").wait_for()
 
 
 def test_a_link_opens_the_same_state(served, visit):

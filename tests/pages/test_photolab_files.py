@@ -125,6 +125,44 @@ def test_the_files_are_classified_as_they_are(photo_visit: Any, tmp_path: Path) 
     assert items.count() == 0  # they belong to another image
 
 
+def test_a_png_of_whole_levels_is_the_attacked_image(photo_visit: Any) -> None:
+    page = load(photo_visit())
+    page.get_by_role("checkbox", name="End on whole 8-bit levels").check()
+    epsilon(page, 5)
+    page.get_by_role("button", name="gibbon").click()
+    settled(page)
+    attacked = page.get_by_role("region", name="attacked")
+    assert attacked.locator(".photo-verdict").inner_text() == "predicts gibbon"
+    share = attacked.locator(".advlib-value").first.inner_text()
+    assert page.get_by_text("so a PNG keeps it as it is").is_visible()
+    page.get_by_role("button", name="Save and classify again").click()
+    png = page.locator(".photo-saving li", has_text="PNG")
+    png.wait_for()
+    assert png.inner_text() == f"PNG: predicts gibbon, {share}. The attack survived."
+
+
+def test_a_figure_holds_what_is_shown(photo_visit: Any, tmp_path: Path) -> None:
+    page = photo_visit(accept_downloads=True)
+    settled(page)
+    button = page.get_by_role("button", name="Download figure")
+    with page.expect_download() as download:
+        button.click()
+    assert download.value.suggested_filename == "FGSM-L-2-255-EfficientNet-Lite0.png"
+    download.value.save_as(tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as opened:
+        figure = np.asarray(opened.convert("RGB")).astype(int)
+    clean, attacked, change = drawn(page)
+    for place, image in enumerate((clean, change, attacked)):
+        left, top = 32 + 480 * place, 104
+        assert np.array_equal(figure[top : top + 448 : 2, left : left + 448 : 2], image)
+        below = figure[top + 450 :, left : left + 448]
+        assert (below.min(2) < 100).sum() > 500  # letters
+    pick(page, "L2")
+    page.locator(".photo-stale").first.wait_for()
+    button.click()
+    page.get_by_text("There is no result to draw yet.").wait_for()
+
+
 def test_a_browser_that_hides_pixels_saves_nothing(photo_visit: Any) -> None:
     page = load(photo_visit())
     page.evaluate("() => { CanvasRenderingContext2D.prototype.getImageData = null }")
@@ -135,7 +173,10 @@ def test_a_browser_that_hides_pixels_saves_nothing(photo_visit: Any) -> None:
 
 # -- links
 
-LINK = "#photo-lab?attack=targeted&norm=l2&eps=1.5&image=coffee&steps=20&target=space+shuttle"
+LINK = (
+    "#photo-lab?attack=targeted&norm=l2&eps=1.5&levels=whole&image=coffee&steps=20"
+    "&target=space+shuttle"
+)
 
 
 def test_a_link_opens_the_same_state(photo_visit: Any, photo_address: str) -> None:
@@ -146,6 +187,7 @@ def test_a_link_opens_the_same_state(photo_visit: Any, photo_address: str) -> No
     sliders = [page.get_by_role("slider", name=name) for name in ("epsilon", "steps")]
     assert [s.get_attribute("aria-valuetext") for s in sliders] == ["1.5", "20"]
     assert page.get_by_role("combobox", name="target").input_value() == "space shuttle"
+    assert page.get_by_role("checkbox", name="End on whole 8-bit levels").is_checked()
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy link").click()
     page.get_by_text("The link is copied.").wait_for()

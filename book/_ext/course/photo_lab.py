@@ -63,7 +63,7 @@ ROWS = 5
 PGD_STEPS, PGD_STOPS = 10, tuple(range(1, 13))
 """The stored PGD: its steps, as the page has them at first, and at which stops of the slider."""
 QUARTERS = 4
-"""Its changes are stored in quarters of epsilon, the size of its steps: `answers.mjs` reads them."""
+"""Its changes are stored in quarters of epsilon, the size of its steps, for `answers.mjs`."""
 FIRST_LETTER = 35
 """A letter for two changes, behind the quotation mark."""
 INTRO = (

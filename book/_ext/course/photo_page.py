@@ -39,7 +39,7 @@ CHANGES = {
 
 
 def lab_html(opening: dict[str, Any], folder: str, version: str) -> str:
-    """Return a lab's element, followed by its script; `opening` is what `photo_lab.write` returned."""
+    """Return a lab's element with what `photo_lab.write` returned, followed by its script."""
     folder, version = escape(folder), escape(version)
     data = {key: value for key, value in opening.items() if key != "first"}
     alt = escape(_told(opening["first"]))
@@ -57,7 +57,9 @@ def lab_html(opening: dict[str, Any], folder: str, version: str) -> str:
 def _told(first: dict[str, Any]) -> str:
     """The opening state in words."""
     eps = first["eps"]
-    clean, noise, gradient = (f"{named} ({_percent(share)})" for _, named, share in first["readings"])
+    clean, noise, gradient = (
+        f"{named} ({_percent(share)})" for _, named, share in first["readings"]
+    )
     return (
         f"The photograph {first['credit']}. The network predicts {clean}; "
         f"with random noise of {eps}, {noise}; after FGSM within {eps}, {gradient}."
@@ -91,7 +93,7 @@ def answer_html(opening: dict[str, Any], folder: str, version: str) -> str:
     return (
         '<div class="advlib photo-answer"><fieldset>'
         "<legend>What does an ImageNet network predict?</legend>"
-        f'{"".join(choices)}<figure>{"".join(images)}'
+        f"{''.join(choices)}<figure>{''.join(images)}"
         f"<figcaption>{escape(first['credit'])}. Network: EfficientNet-Lite0.</figcaption></figure>"
         "</fieldset></div>"
     )
