@@ -41,7 +41,7 @@ OTHER_NAMES = {
 }
 """Our name of an argument, and those of torchattacks, foolbox, ART, AutoAttack and CleverHans."""
 
-Attack = TypeVar("Attack", bound=Callable[..., Tensor])
+Attack = TypeVar("Attack", bound=Callable[..., Any])
 
 
 def teaches_names(attack: Attack) -> Attack:
@@ -49,7 +49,7 @@ def teaches_names(attack: Attack) -> Attack:
     ours = {theirs: own for own, others in OTHER_NAMES.items() for theirs in others}
 
     @functools.wraps(attack)
-    def taught(*args: Any, **kwargs: Any) -> Tensor:
+    def taught(*args: Any, **kwargs: Any) -> Any:
         for name in kwargs.keys() & ours.keys():
             raise ArgumentError(
                 f"{attack.__name__}() has no argument {name!r}; it is called {ours[name]!r} here. "

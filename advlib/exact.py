@@ -72,7 +72,7 @@ def _positive(values: Tensor) -> Tensor:
 
 
 def scale_into_box(
-    direction: Tensor, low: Tensor, high: Tensor, eps: float, at_most: float = math.inf
+    direction: Tensor, low: Tensor, high: Tensor, eps: float | Tensor, at_most: float = math.inf
 ) -> Tensor:
     r"""``clamp(s * direction, low, high)`` with the largest ``s <= at_most`` of l2 length <= eps.
 
@@ -99,7 +99,7 @@ def scale_into_box(
     return (scale * flat).clamp(low, high).to(direction.dtype).view_as(direction)
 
 
-def threshold(size: Tensor, room: Tensor | None, eps: float) -> Tensor:
+def threshold(size: Tensor, room: Tensor | None, eps: float | Tensor) -> Tensor:
     r"""Level :math:`\lambda \ge 0` with
     :math:`\sum_i \min(\max(a_i - \lambda, 0), c_i) = \epsilon`.
 

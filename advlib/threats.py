@@ -40,7 +40,7 @@ class Norm(ABC):
     """What attacks ask of a norm; a new one defines the abstract methods and joins `NORMS`.
 
     `delta`, `grad` and `x` have the shape (n, ...), with one perturbation, gradient or image in
-    each row. An `eps` is a radius in units of pixels.
+    each row. An `eps` is a radius in units of pixels; `project` takes one a row (n, d) too, (n, 1).
     """
 
     @abstractmethod
@@ -56,7 +56,7 @@ class Norm(ABC):
         """Largest distance between two images of the shape of `x`."""
 
     @abstractmethod
-    def project(self, delta: Tensor, eps: float, x: Tensor | None = None) -> Tensor:
+    def project(self, delta: Tensor, eps: float | Tensor, x: Tensor | None = None) -> Tensor:
         """Closest perturbation in the ball; with `x`, among those that keep pixels in [0, 1]."""
 
     @abstractmethod
@@ -137,8 +137,8 @@ class Linf(Lp):
 
     order, dual_order = math.inf, 1
 
-    def project(self, delta: Tensor, eps: float, x: Tensor | None = None) -> Tensor:
-        delta = delta.clamp(-eps, eps)
+    def project(self, delta: Tensor, eps: float | Tensor, x: Tensor | None = None) -> Tensor:
+        delta = delta.clamp(-per_image(eps, delta), per_image(eps, delta))
         return delta if x is None else delta.clamp(-x, 1 - x)
 
     def steepest(self, grad: Tensor, eps: float | Tensor, x: Tensor | None = None) -> Tensor:
@@ -177,7 +177,7 @@ class L2(Lp):
     def plain_length(self, delta: Tensor) -> Tensor:
         return delta.flatten(1).square().sum(1).sqrt()
 
-    def project(self, delta: Tensor, eps: float, x: Tensor | None = None) -> Tensor:
+    def project(self, delta: Tensor, eps: float | Tensor, x: Tensor | None = None) -> Tensor:
         if x is not None:  # scaled towards 0 and cut at the box: the optimality conditions
             return scale_into_box(delta, -x, 1 - x, eps, at_most=1.0)
         length = per_image(self.length(delta), delta)
@@ -208,7 +208,7 @@ class L1(Lp):
     def plain_length(self, delta: Tensor) -> Tensor:
         return delta.flatten(1).abs().sum(1)
 
-    def project(self, delta: Tensor, eps: float, x: Tensor | None = None) -> Tensor:
+    def project(self, delta: Tensor, eps: float | Tensor, x: Tensor | None = None) -> Tensor:
         size = delta.abs()
         room = None if x is None else torch.where(delta > 0, 1 - x, x)
         shrunk = (size - threshold(size, room, eps)).clamp_min(0)

@@ -114,8 +114,9 @@ def test_the_core_can_be_read_as_a_text() -> None:
 
 
 def test_the_package_stays_small() -> None:
-    # 16,500 before the network for photographs, claims with rivals, drawings, and files of 8 bits.
-    assert lines(*FILES) <= 18_000
+    # 16,500 before the network for photographs, claims with rivals, drawings, and files of 8 bits;
+    # 18,000 before minimal perturbations.
+    assert lines(*FILES) <= 18_200
 
 
 # -- the reference ---------------------------------------------------------------------------------

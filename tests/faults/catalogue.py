@@ -81,7 +81,7 @@ THREATS = [
     ("the diameter is that of the dual norm", "return count ** (1 / self.order) if count else 0.0", "return count ** (1 / self.dual_order) if count else 0.0"),
     ("the diameter counts the batch", "count = math.prod(x.shape[1:])", "count = math.prod(x.shape)"),
     ("project forgets the box", "return delta if x is None else delta.clamp(-x, 1 - x)\n\n    def steepest(self, grad: Tensor, eps: float | Tensor, x: Tensor | None = None) -> Tensor:\n        delta = per_image", "return delta\n\n    def steepest(self, grad: Tensor, eps: float | Tensor, x: Tensor | None = None) -> Tensor:\n        delta = per_image"),
-    ("project forgets the ball", "        delta = delta.clamp(-eps, eps)\n", ""),
+    ("project forgets the ball", "        delta = delta.clamp(-per_image(eps, delta), per_image(eps, delta))\n", ""),
     ("the room of l1 is on the wrong side", "room = None if x is None else torch.where(delta > 0, 1 - x, x)", "room = None if x is None else torch.where(delta > 0, x, 1 - x)"),
     ("l1 clips after it projects", "shrunk = (size - threshold(size, room, eps)).clamp_min(0)", "shrunk = (size - threshold(size, None, eps)).clamp_min(0)"),
     ("l1 forgets the sign", "return delta.sign() * (shrunk if room is None", "return (shrunk if room is None"),
@@ -379,6 +379,31 @@ EIGHT_BIT = [
     ("images between the levels are taken", "if not torch.equal(on_grid(x), x):", "if False:"),
 ]  # fmt: skip
 
+FMN = [
+    ("the step goes down", 'NORMS["l2"].steepest(grad, size)', 'NORMS["l2"].steepest(-grad, size)'),
+    ("targeted climbs away", "sign = -1.0 if self.targeted else 1.0", "sign = 1.0"),
+    ("targeted leaves the class", "(seen.logits.argmax(1) == self.y) == self.targeted", "seen.logits.argmax(1) != self.y"),
+    ("the last adversarial image is kept, not the nearest", "nearer = fooled & (length < self.distance)", "nearer = fooled"),
+    ("what does not fool is kept", "nearer = fooled & (length < self.distance)", "nearer = length < self.distance"),
+    ("the radius never shrinks", "torch.minimum(self.radius * (1 - change), self.distance)", "self.radius"),
+    ("the radius never grows", "torch.where(found, self.radius, to_boundary) * (1 + change)", "torch.where(found, self.radius, to_boundary * (1 + change))"),
+    ("the radius ends on the boundary", "torch.where(found, self.radius, to_boundary) * (1 + change)", "torch.where(found, self.radius * (1 + change), to_boundary)"),
+    ("the distance to the boundary has the norm itself", "slope = self.norm.dual(grad)", "slope = self.norm.length(grad)"),
+    ("what is gone already is forgotten", "to_boundary = self.norm.length(delta) + loss", "to_boundary = loss"),
+    ("points leave the box", "self.norm.project(moved, self.radius[:, None], self.flat)", "self.norm.project(moved, self.radius[:, None])"),
+    ("steps do not shrink", "size = self.first_step * (0.01 + 0.99 * phase)", "size = self.first_step"),
+    ("the radius changes by as much at the end", "change = LAST_CHANGE + (FIRST_CHANGE - LAST_CHANGE) * phase", "change = FIRST_CHANGE"),
+    ("one step too few", "for step in range(steps + 1):", "for step in range(steps):"),
+    ("`where` is forgotten", "keep(seen.grad, self.where)", "seen.grad"),
+    ("`where` is that of other rows", "allowed = None if where is None else where[rows]", "allowed = None if where is None else where[: len(rows)].roll(1, 0)"),
+    ("rounding leaves the ball", "exact = exact * (1 + 8 * torch.finfo(self.wide).eps)", "pass"),
+    ("what was never fooled is at 0", "eps[self.distance.isinf()] = math.inf", "eps[self.distance.isinf()] = 0"),
+    ("a budget must be exceeded", "int((self.eps > eps).sum())", "int((self.eps >= eps).sum())"),
+    ("the curve counts only the fooled", "(self.eps > budgets[:, None])", "(self.eps[self.fooled] > budgets[:, None])"),
+    ("the curve begins at the first budget", "torch.cat([zero, self.eps[self.fooled]])", "self.eps[self.fooled & (self.eps > 0)]"),
+    ("NaN passes for a result", "        check_finite(finite)\n", ""),
+]  # fmt: skip
+
 FAULTS = [
     Fault(module, *fault)
     for module, faults in {
@@ -394,6 +419,7 @@ FAULTS = [
         "training": TRAINING,
         "attacks/pool": POOL,
         "attacks/autopgd": AUTOPGD,
+        "attacks/fmn": FMN,
         "attacks/square": SQUARE,
         "attacks/eight_bit": EIGHT_BIT,
         "audit/robustness": ROBUSTNESS,
