@@ -4,13 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from advlib.plots import CLEAN, NEUTRAL, figure
-from benchmarks import strength
-from benchmarks.speed import FLOOR
+from benchmarks import figures, strength
+from benchmarks.speed import AGAIN, FLOOR
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "how-fast.md"
-FIGURE = ROOT / "book" / "how-fast.png"
 
 _HEAD = """---
 myst:
@@ -27,15 +25,21 @@ the same number of gradients? `make bench` measures both on your machine and wri
 
 ## Time beside a bare loop
 
+```{{figure}} how-fast-time.*
+:alt: Time of seven libraries as a multiple of a bare loop's, a point for each of {loads} workloads. {alt}
+
+Time of FGSM and PGD on {networks}: a point for each of {loads} workloads.
+The grey band is the bare loop timed a second time, which is noise.
+```
+
 Each number is a time divided by that of the **floor**: a bare loop of forward pass, gradient with
 respect to the input, and step in place. Where two bare loops were measured, one on a frozen model and
 one on weights that require gradients, the faster one is the floor. All ran in one process, once in each
-round, in random order. The table shows the median over the rounds and the quartiles. Less is better.
-*floor, again* is the frozen loop once more: what its line differs from that of the floor is noise.
+round, in random order. A point is the median over the rounds.
 
 A model's parameters require gradients unless its owner froze them. A library that calls
-`loss.backward()` then computes the gradients of all weights as well, which takes time. The two columns
-show both cases.
+`loss.backward()` then computes the gradients of all weights as well, which takes time. The two halves
+of the figure show both cases.
 
 """  # noqa: E501
 
@@ -49,9 +53,11 @@ _ROWS = {
 """What the page says of the rows of advlib that were measured."""
 
 _MEMORY = """
-The C library keeps freed memory for the next call, where it can be told to. Otherwise it depends on
-coincidence how much of it is handed back and filled with zeros again, which a small network feels.
+The C library keeps freed memory for the next call, where it can be told to. Otherwise it depends
+on chance how much of it is handed back and filled with zeros again, which a small network feels.
 """
+
+_AGAIN = "is the frozen loop once more: what its line differs from that of the floor is noise."
 
 _FIXED = """
 advlib checks what it is given, freezes the model and puts everything back, and ends exactly inside
@@ -60,9 +66,8 @@ It is {cost:.1f} ms of the {all:.0f} ms of FGSM on the {name}, where it shows mo
 """
 
 _GROWTH = """
-```{{figure}} how-fast.png
+```{{figure}} how-fast-growth.*
 :alt: {alt}
-:width: 520px
 
 PGD on the standard sign network: seconds over steps (32 images) and over images (10 steps). The
 dashed line is proportional to the number.
@@ -86,16 +91,16 @@ core for each process (`torchrun`). The counts {agree}.
 """
 
 
-def write(results: dict[str, Any], page: Path = PAGE, figure_file: Path = FIGURE) -> None:
-    """Write the page and its figure."""
+def write(results: dict[str, Any], page: Path = PAGE) -> None:
+    """Write the page, and its figures beside it."""
     page.write_text(text(results), encoding="utf-8")
-    draw(results["growth"], figure_file)
+    figures.save(results, page.parent)
 
 
 def text(results: dict[str, Any]) -> str:
     """The page as Markdown."""
     parts = [
-        _HEAD + _rows(results["speed"]),
+        _head(results["speed"]) + _rows(results["speed"]),
         _MEMORY,
         _fixed(results["speed"]),
         *_speed(results["speed"]),
@@ -106,6 +111,25 @@ def text(results: dict[str, Any]) -> str:
         *_machine(results),
     ]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _head(tables: list[dict[str, Any]]) -> str:
+    """How the figure of times is read, in words and in the numbers that it shows."""
+    loads = list(dict.fromkeys(table["workload"] for table in tables))
+    networks = list(dict.fromkeys(load.split(",")[0] for load in loads))
+    own = [table["rows"][figures.OWN]["ratio"] for table in tables]
+    others = [
+        row["ratio"]
+        for table in tables
+        for name, row in table["rows"].items()
+        if not name.startswith((figures.OWN, FLOOR))
+    ]
+    return _HEAD.format(
+        loads=len(loads),
+        networks=f"{', '.join(networks[:-1])} and {networks[-1]}",
+        alt=f"advlib lies between {min(own):.2f} and {max(own):.2f}, "
+        f"the others between {min(others):.2f} and {max(others):.2f}.",
+    )
 
 
 def _rows(tables: list[dict[str, Any]]) -> str:
@@ -124,14 +148,14 @@ def _fixed(tables: list[dict[str, Any]]) -> str:
 
 
 def _speed(tables: list[dict[str, Any]]) -> list[str]:
-    lines = []
+    lines = [folded("The times as tables, with quartiles"), f"*{AGAIN}* {_AGAIN}", ""]
     for title in dict.fromkeys(table["workload"] for table in tables):
         free, frozen = (
             next(t["rows"] for t in tables if t["workload"] == title and t["frozen"] == state)
             for state in (False, True)
         )
         lines += [
-            f"### {title[0].upper()}{title[1:]}",
+            f"**{title[0].upper()}{title[1:]}**",
             "",
             "| library | parameters require grad | frozen | seconds, frozen |",
             "|---|---|---|---|",
@@ -141,7 +165,12 @@ def _speed(tables: list[dict[str, Any]]) -> list[str]:
             ),
             "",
         ]
-    return lines
+    return [*lines, "</details>", ""]
+
+
+def folded(summary: str) -> str:
+    """How a fold begins that a reader may open; ``</details>`` ends it."""
+    return f"<details><summary>{summary}</summary>\n"
 
 
 def _ratio(row: dict[str, Any]) -> str:
@@ -183,21 +212,6 @@ def _machine(results: dict[str, Any]) -> list[str]:
         "The networks of the first section have random weights and attack noise: only time is "
         "measured there. Another processor gives other ratios.",
     ]
-
-
-def draw(growth: dict[str, Any], path: Path) -> None:
-    """Draw seconds over steps and over images."""
-    fig, axes = figure(1, 2, height=2.6)
-    for place, name in zip(axes, ("steps", "images"), strict=True):
-        numbers, seconds = zip(*growth[name], strict=True)
-        middle = len(numbers) // 2
-        line = [seconds[middle] * n / numbers[middle] for n in numbers]
-        place.plot(numbers, line, "--", color=NEUTRAL, linewidth=1)
-        place.plot(numbers, seconds, "o-", color=CLEAN)
-        place.set(xscale="log", yscale="log", xlabel=name, ylabel="seconds")
-        place.set_xticks(numbers, [str(n) for n in numbers])
-        place.minorticks_off()
-    fig.savefig(path, format="png", dpi=150, metadata={"Software": None})
 
 
 if __name__ == "__main__":

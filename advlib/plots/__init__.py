@@ -8,6 +8,7 @@ computes imports this module.
 import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,7 @@ __all__ = [
     "label_lines",
     "magnified",
     "percent",
+    "save",
     "shares",
     "show",
     "story",
@@ -97,6 +99,40 @@ def show(fig: "Figure", alt: str) -> None:
     if not alt.strip():
         raise InputError("alt is empty; say in one or two sentences what the figure shows.")
     from IPython.display import display
+
+    from advlib.plots import vector
+
+    drawing, png = _drawn(fig)
+    width = round(fig.get_figwidth() * 72 * vector.PIXELS)
+    display(
+        {"image/svg+xml": drawing, "image/png": png, "text/plain": f"[figure] {alt}"},
+        metadata={"image/svg+xml": {"alt": alt}, "image/png": {"alt": alt, "width": width}},
+        raw=True,
+    )
+
+
+def save(fig: "Figure", path: Path) -> None:
+    """Write a figure into two files, as `show` does into a notebook: ``.svg`` and ``.png``.
+
+    Parameters
+    ----------
+    fig
+        The figure.
+    path
+        Where; what its name ends in is replaced.
+
+    Raises
+    ------
+    InputError
+        Letters of less than 10 points.
+    """
+    drawing, png = _drawn(fig)
+    path.with_suffix(".svg").write_text(drawing, encoding="utf-8")
+    path.with_suffix(".png").write_bytes(png)
+
+
+def _drawn(fig: "Figure") -> tuple[str, bytes]:
+    """Return a figure as a drawing and as pixels; refuse letters that a phone makes too small."""
     from matplotlib.text import Text
 
     from advlib.plots import vector
@@ -110,16 +146,7 @@ def show(fig: "Figure", alt: str) -> None:
             )
     png = io.BytesIO()
     fig.savefig(png, format="png", dpi=150, metadata={"Software": None})
-    width = round(fig.get_figwidth() * 72 * vector.PIXELS)
-    display(
-        {
-            "image/svg+xml": vector.svg(fig),
-            "image/png": png.getvalue(),
-            "text/plain": f"[figure] {alt}",
-        },
-        metadata={"image/svg+xml": {"alt": alt}, "image/png": {"alt": alt, "width": width}},
-        raw=True,
-    )
+    return vector.svg(fig), png.getvalue()
 
 
 def image(axes: "Axes", x: Tensor, title: str, role: str | None = None) -> None:

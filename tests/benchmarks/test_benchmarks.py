@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks import __main__ as command
-from benchmarks import contestants, growth, page, speed
+from benchmarks import contestants, figures, growth, page, speed
 from benchmarks.speed import AGAIN, FLOOR, FREE, race
 from benchmarks.workloads import Workload, workloads
 
@@ -103,10 +103,38 @@ def test_advlib_imports_in_a_small_part_of_the_time_of_torch() -> None:
     assert 0 < found["difference"] < found["torch"] / 2
 
 
-def test_the_figure_is_drawn(tmp_path) -> None:
-    rows = [[1, 0.1], [10, 1.1], [100, 9.0]]
-    page.draw({"steps": rows, "images": rows}, tmp_path / "growth.png")
-    assert (tmp_path / "growth.png").stat().st_size > 5000
+def test_the_figures_are_those_of_the_stored_measurements(tmp_path) -> None:
+    stored = json.loads(command.RESULTS.read_text(encoding="utf-8"))
+    figures.save(stored, tmp_path)
+    names = [path.name for path in page.PAGE.parent.glob("how-fast-*.svg")]
+    assert len(names) == 3
+    for name in names:
+        assert (tmp_path / name).read_text() == (page.PAGE.parent / name).read_text(), name
+
+
+def test_a_figure_of_times_has_each_point_that_was_measured() -> None:
+    stored = json.loads(command.RESULTS.read_text(encoding="utf-8"))
+    found = {  # by axes and height, which is the library
+        (number, int(line.get_ydata()[0])): sorted(line.get_xdata())
+        for number, axes in enumerate(figures.time(stored["speed"]).axes)
+        for line in axes.lines
+        if line.get_marker() == "o"
+    }
+    names = ["advlib", *contestants.OTHERS]
+    for (number, place), ratios in found.items():
+        tables = [table for table in stored["speed"] if table["frozen"] == bool(number)]
+        assert ratios == sorted(table["rows"][names[place]]["ratio"] for table in tables)
+    assert len(found) == 2 * len(names)
+
+
+def test_a_figure_of_strength_has_each_run_but_those_at_default_steps() -> None:
+    subjects = json.loads(command.RESULTS.read_text(encoding="utf-8"))["strength"]["subjects"]
+    for axes, subject in zip(figures.strength(subjects).axes, subjects[:2], strict=True):
+        drawn = sum(
+            len(line.get_xdata()) for line in axes.lines if line.get_label() != "AutoAttack"
+        )
+        ran = [row for row in subject["rows"] if "robust" in row]
+        assert drawn == sum(row["setting"] != "default step" for row in ran) > 20
 
 
 def test_a_part_alone_needs_the_rest_of_the_same_machine(monkeypatch, tmp_path, capsys) -> None:
