@@ -10,6 +10,7 @@ import scoreboard
 from repository import ROOT
 from scoreboard import Result, Row
 
+from advlib import plots
 from advlib.errors import DownloadError, WeightsError
 from advlib.evaluation import wilson
 
@@ -83,6 +84,20 @@ def test_weights_that_are_not_torchvisions_own_are_not_measured_as_if_they_were(
 
 def test_the_page_says_what_was_measured_and_nothing_else() -> None:
     assert scoreboard.PAGE.read_text(encoding="utf-8") == scoreboard.page(STORED)
+
+
+def test_the_figure_is_that_of_the_stored_numbers(tmp_path: Path) -> None:
+    figure = scoreboard.draw(STORED)
+    plots.save(figure, tmp_path / "again")
+    stored = scoreboard.PAGE.with_suffix(".svg").read_text(encoding="utf-8")
+    assert (tmp_path / "again.svg").read_text(encoding="utf-8") == stored
+    (axes,) = figure.axes
+    points = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+    rows = [entry for entry in STORED["rows"] if entry["total"]]
+    assert points == pytest.approx(
+        [100 * e["count"] / e["total"] - e["row"]["published"] for e in rows], abs=1e-9
+    )
+    assert [text.get_text() for text in axes.texts] == [e["row"]["setting"] for e in rows]
 
 
 def test_the_verdicts_follow_from_the_counts() -> None:
