@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from course import labs, photo_lab, photo_page
+from course import lab, labs, photo_lab, photo_networks, photo_page
 from docutils.statemachine import StringList
 from docutils.utils import new_document
 from finish import policy, vendor
@@ -35,7 +35,7 @@ def trained() -> EfficientNetLite0:
 
 @pytest.fixture(scope="module")
 def halved(trained: EfficientNetLite0) -> EfficientNetLite0:
-    return photo_lab.halved(trained)
+    return photo_networks.halved(trained)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def test_every_weight_is_a_number_of_half_precision(halved: EfficientNetLite0) -
 def test_the_weights_are_one_small_file_that_counts_its_numbers(
     halved: EfficientNetLite0,
 ) -> None:
-    file = photo_lab.weights(halved)
+    file = photo_networks.weights(halved)
     assert len(file) <= 9.6e6
-    assert file == photo_lab.weights(halved)
+    assert file == photo_networks.weights(halved)
     (length,) = struct.unpack("<I", file[:4])
     header = json.loads(file[4 : 4 + length])
     numbers = np.frombuffer(file[4 + length :], "<f2")
@@ -76,8 +76,8 @@ def test_the_weights_are_one_small_file_that_counts_its_numbers(
 
 
 def test_the_layers_are_those_of_the_network(halved: EfficientNetLite0) -> None:
-    packed = photo_lab.Packed("<f2")
-    layers = photo_lab.describe(halved, packed)
+    packed = lab.Packed("<f2")
+    layers = photo_networks.describe(halved, packed)
     flat = [each for layer in layers for each in layer.get("branches", [[layer]])[0]]
     assert [layer["op"] for layer in layers].count("sum") == sum(b.residual for b in halved.blocks)
     assert [layer["op"] for layer in flat].count("depthwise") == len(halved.blocks) == 16
@@ -88,7 +88,7 @@ def test_the_layers_are_those_of_the_network(halved: EfficientNetLite0) -> None:
 
 
 def test_the_files_carry_a_hash(tmp_path: Path, halved: EfficientNetLite0) -> None:
-    file = photo_lab.weights(halved)
+    file = photo_networks.weights(halved)
     told = photo_lab.write_weights(tmp_path, "lite0", file)
     assert (tmp_path / "lite0.bin").read_bytes() == file
     assert told["sha256"] == hashlib.sha256(file).hexdigest() and told["bytes"] == len(file)
@@ -114,7 +114,7 @@ def test_stored_answers_are_what_the_network_makes_of_the_attacks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(photo_lab, "BUDGETS", {"linf": (0, 2)})
-    model, x = photo_lab.opened(), photo_lab.shipped("camera")
+    model, x = photo_networks.lite0(), photo_lab.shipped("camera")
     known = photo_lab.answers(model, x)
     y = predict(model, x).argmax(1)
     shown = known["answers"]
@@ -138,7 +138,7 @@ def test_stored_answers_are_what_the_network_makes_of_the_attacks(
 
 
 def test_the_stored_pgd_is_an_attack_within_its_budget() -> None:
-    model, x = photo_lab.opened(), photo_lab.shipped("coffee")
+    model, x = photo_networks.lite0(), photo_lab.shipped("coffee")
     y = predict(model, x).argmax(1)
     known = photo_lab.pgd_answer(model, x, y, 1)
     letters = np.frombuffer(known["change"].encode(), np.uint8).astype(int) - 35
@@ -162,7 +162,7 @@ def test_without_network_or_photographs_build_and_page_say_so(
 ) -> None:
     heard: list[str] = []
     monkeypatch.setattr(photo_page.LOG, "info", lambda text, *values: heard.append(text % values))
-    monkeypatch.setattr(photo_lab, "opened", Mock(side_effect=error))
+    monkeypatch.setattr(photo_networks, "lite0", Mock(side_effect=error))
     app = Mock(srcdir=tmp_path)
     for html in (photo_page.lab_html, photo_page.answer_html):
         written = photo_page._write(html, app, tmp_path)("./", "?v=1")
@@ -181,6 +181,16 @@ def test_a_page_is_built_again_when_what_its_lab_is_made_of_changes() -> None:
     assert lab["name"] == "photo-lab"
     made_of = {Path(path).name for path in noted}
     assert {"attacks.mjs", "levels.mjs", "kernel.ts", "photo_lab.py", "lab.py"} <= made_of
+
+
+def test_without_its_weights_the_second_network_is_not_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photo_networks, "cache_folder", lambda: tmp_path / "none")
+    monkeypatch.setattr(photo_lab, "_write_photograph", Mock())
+    opening = photo_lab.write(tmp_path / "lab", None)
+    assert [network["name"] for network in opening["networks"]] == ["lite0"]
+    assert not (tmp_path / "lab" / "squeezenet.bin").exists()
 
 
 def test_only_the_page_with_the_lab_may_run_a_compiled_kernel() -> None:

@@ -5,20 +5,21 @@ import { runOnLevels } from "./photolab/levels.mjs";
 import { openKernel } from "./photolab/kernel.mjs";
 import { readHalves } from "./photolab/halves.mjs";
 import { openNetwork } from "./photolab/open.mjs";
-import { pack } from "./photolab/network.mjs";
+import { makeNetwork, pack } from "./photolab/network.mjs";
+import { slowKernel } from "./photolab/slow.mjs";
 
 const file = async (name) => (await fetch(`./${name}`)).arrayBuffer();
 const opened = {};
 
 /** A network of the page, with the compiled kernel or the other. */
-export function open(simd) {
-  opened[simd] ??= (async () => {
+export function open(simd, name = "lite0") {
+  opened[`${name} ${simd}`] ??= (async () => {
     const code = simd ? new Uint8Array(await file("kernel.wasm")) : null;
-    const { network, about } = await openNetwork({ file: await file("lite0.bin"), code });
+    const { network, about } = await openNetwork({ file: await file(`${name}.bin`), code });
     if (about.simd !== simd) throw new Error("another kernel runs than was asked for");
     return network;
   })();
-  return opened[simd];
+  return opened[`${name} ${simd}`];
 }
 
 async function image(place) {
@@ -50,21 +51,35 @@ function apart(ours, theirs) {
 }
 
 /** Errors of logits and input gradients, and the predicted class, for each of these images. */
-export async function errors(simd, places, y) {
-  const network = await open(simd);
+export async function errors(simd, places, y, name = "lite0") {
+  const logits = new Float32Array(await file(`${name}-logits.bin`));
+  const grads = new Float32Array(await file(`${name}-grads.bin`));
+  return compare(await open(simd, name), await Promise.all(places.map(image)), places, y, logits, grads);
+}
+
+/** The same, computed in double precision with the loops in JavaScript. */
+export async function doubleErrors(places, y, name) {
+  const { layers, shape, numbers } = readHalves(await file(`${name}.bin`));
+  const kernel = { ...slowKernel(), floats: (count) => new Float64Array(count) };
+  const network = makeNetwork(kernel, layers, numbers, shape);
+  const logits = new Float64Array(await file(`${name}-double-logits.bin`));
+  const grads = new Float64Array(await file(`${name}-double-grads.bin`));
+  const all = new Float64Array(await file("doubles.bin")), length = 224 * 224 * 3;
+  const images = places.map((n) => all.subarray(n * length, (n + 1) * length));
+  return compare(network, images, places, y, logits, grads);
+}
+
+function compare(network, images, places, y, logits, grads) {
   const model = classifier(network);
-  const logits = new Float32Array(await file("logits.bin")), grads = new Float32Array(await file("grads.bin"));
-  const result = [];
-  for (const n of places) {
-    const x = await image(n);
+  return places.map((n, i) => {
+    const x = images[i];
     const nth = (all, length) => all.subarray(n * length, (n + 1) * length);
     const ours = network.forward(x);
     const far = furthest(ours, nth(logits, 1000));
     const predicted = ours.indexOf(Math.max(...ours));
     model.look(x, y[n]);
-    result.push({ logits: far, predicted, grads: apart(model.gradient(y[n]), nth(grads, x.length)) });
-  }
-  return result;
+    return { logits: far, predicted, grads: apart(model.gradient(y[n]), nth(grads, x.length)) };
+  });
 }
 
 /** What an attack finds, the points of its path, and the size of its change in both norms. */

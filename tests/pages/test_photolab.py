@@ -15,10 +15,10 @@ import pytest
 import torch
 from cases import attacked
 from conftest import missing
-from course import lab, photo_lab
+from course import lab, photo_lab, photo_networks
 from finish import policy, vendor
 from repository import ROOT
-from torch import Tensor
+from torch import Tensor, nn
 
 import advlib
 from advlib.attacks.eight_bit import eight_bit
@@ -28,7 +28,7 @@ from advlib.gradients import input_gradient
 from advlib.models.efficientnet import EfficientNetLite0
 from advlib.models.imagenet import Normalised
 
-COMPARED = 20
+COMPARED, DOUBLES = 20, 6
 KERNELS = [True, False]
 """The compiled kernel, and the one in JavaScript."""
 PAGE = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Photo Lab</title>\
@@ -43,7 +43,7 @@ def model() -> Normalised:
         whole = advlib.models.imagenet("efficientnet_lite0")
     except WeightsError as error:
         missing(str(error))
-    whole.net = photo_lab.halved(whole.net)
+    whole.net = photo_networks.halved(whole.net)
     return whole
 
 
@@ -80,18 +80,27 @@ def site(tmp_path_factory: pytest.TempPathFactory, model: Normalised, images: Te
     if kernel is None:
         missing("The kernel is not compiled: `sudo apt-get install npm` and build the book")
     shutil.copy(kernel, root)
-    (root / "lite0.bin").write_bytes(photo_lab.weights(model.net))
+    (root / "lite0.bin").write_bytes(photo_networks.weights(model.net))
     (root / "compared.bin").write_bytes(_channels_last((images * 255).to(torch.uint8)).tobytes())
+    first, second = _write_compared(root, "lite0", model, images)
+    (root / "index.html").write_text(policy.guard(PAGE), encoding="utf-8")
+    return Site(root, model.net, first, second)
+
+
+def _write_compared(
+    root: Path, name: str, model: nn.Module, images: Tensor
+) -> tuple[list[int], list[int]]:
+    """Write what PyTorch makes of the images; return the two most likely classes of each."""
     with torch.no_grad():
         first, second = torch.cat([model(x[None]).topk(2).indices for x in images]).T
     # The second most likely class: the slope of the most likely one, p - 1, may be all rounding.
     each = zip(images[:, None], second[:, None], strict=True)
     found = [input_gradient(model, x, y) for x, y in each]
-    (root / "logits.bin").write_bytes(torch.cat([f.logits for f in found]).numpy().tobytes())
+    logits = torch.cat([f.logits for f in found])
+    (root / f"{name}-logits.bin").write_bytes(logits.numpy().tobytes())
     grads = torch.cat([f.grad for f in found])
-    (root / "grads.bin").write_bytes(_channels_last(grads).tobytes())
-    (root / "index.html").write_text(policy.guard(PAGE), encoding="utf-8")
-    return Site(root, model.net, first.tolist(), second.tolist())
+    (root / f"{name}-grads.bin").write_bytes(_channels_last(grads).tobytes())
+    return first.tolist(), second.tolist()
 
 
 def _channels_last(x: Tensor) -> np.ndarray:
@@ -153,6 +162,49 @@ def test_logits_and_input_gradients_are_pytorchs(call: Call, site: Site) -> None
     assert [each["predicted"] for each in found] == site.first
     assert max(each["logits"] for each in found) < 1e-4
     agree([each["grads"] for each in found])
+
+
+@pytest.fixture(scope="session")
+def squeezenet(site: Site, images: Tensor) -> tuple[list[int], list[int]]:
+    """Write what the page is to compare; return the two most likely classes of each image."""
+    model = photo_networks.squeezenet()
+    if model is None:
+        pytest.skip("SqueezeNet's weights: advlib.models.imagenet('squeezenet1_1') fetches them")
+    (site.root / "squeezenet.bin").write_bytes(photo_networks.weights(model.net))
+    return _write_compared(site.root, "squeezenet", model, images)
+
+
+@pytest.mark.parametrize("simd", KERNELS)
+def test_squeezenets_logits_and_input_gradients_are_pytorchs(
+    chromium: Call, squeezenet: tuple[list[int], list[int]], simd: bool
+) -> None:
+    """In single precision, where gradients jump: PyTorch's own are up to 8e-3 from its double's."""
+    first, second = squeezenet
+    places = list(range(COMPARED if simd else 2))
+    found = chromium("errors", simd, places, second, "squeezenet")
+    assert [each["predicted"] for each in found] == first[: len(places)]
+    assert max(each["logits"] for each in found) < 1e-4
+    assert max(each["grads"] for each in found) < 0.05
+    assert found[0]["grads"] < 1e-4  # the cat
+
+
+def test_in_double_precision_nothing_jumps(
+    chromium: Call, site: Site, squeezenet: tuple[list[int], list[int]], images: Tensor
+) -> None:
+    """The same layers on arrays of doubles: what is left in single precision is rounding.
+
+    The images are the photographs and two pieces of them. What is flat in them has equal maxima,
+    of which rounding chooses one: a thousandth of noise tells them apart.
+    """
+    model = photo_networks.squeezenet()
+    assert model is not None
+    x = 0.999 * images[:DOUBLES].double()
+    x += 1e-3 * torch.rand(x.shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+    (site.root / "doubles.bin").write_bytes(_channels_last(x).tobytes())
+    _, second = _write_compared(site.root, "squeezenet-double", model.double(), x)
+    found = chromium("doubleErrors", list(range(DOUBLES)), second, "squeezenet")
+    assert max(each["logits"] for each in found) < 1e-9
+    assert max(each["grads"] for each in found) < 1e-9
 
 
 def test_without_the_kernel_the_numbers_are_the_same(chromium: Call, site: Site) -> None:
@@ -322,7 +374,7 @@ WATCH = """async ({ task, first }) => {
 @pytest.fixture(scope="session")
 def page_of_lab(site: Site) -> dict[str, Any]:
     """Write a page with the lab's one script, under the book's policy; return its weights."""
-    written = photo_lab.write_weights(site.root, "lite0", photo_lab.weights(site.net))
+    written = photo_lab.write_weights(site.root, "lite0", photo_networks.weights(site.net))
     script = photo_lab.script(vendor.kernel(ROOT), [START])
     (site.root / "lab.js").write_text(script, encoding="utf-8")
     page = PAGE.replace("</body>", '<script src="lab.js"></script></body>')

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from course import photo_lab
+from course import photo_networks
 from photolab_page import drawn, epsilon, load, pick, settled, status, verdicts
 from PIL import Image
 
@@ -101,7 +101,7 @@ def test_the_files_are_classified_as_they_are(photo_visit: Any, tmp_path: Path) 
     items = page.locator(".photo-saving li")
     items.nth(3).wait_for()
     assert [text.partition(":")[0] for text in items.all_inner_texts()] == list(FILES)
-    model = photo_lab.opened()
+    model = photo_networks.lite0()
     for item, text in zip(items.all(), items.all_inner_texts(), strict=True):
         with page.expect_download() as download:
             item.get_by_role("link").click()

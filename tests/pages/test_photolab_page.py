@@ -3,12 +3,14 @@
 test_photolab.py tests its engine, and test_photolab_files.py what becomes of files.
 """
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from course import photo_lab, photo_page
+from course import photo_lab, photo_networks, photo_page
 from photolab_page import drawn, epsilon, load, pick, settled, verdicts
 
 import advlib
@@ -65,7 +67,7 @@ def test_stored_pgd_is_drawn_as_it_was_classified(photo_visit: Any) -> None:
     page = photo_visit()
     pick(page, "PGD")
     settled(page)
-    model, x = photo_lab.opened(), photo_lab.shipped("camera")
+    model, x = photo_networks.lite0(), photo_lab.shipped("camera")
     y = model(x).argmax(1)
     x_adv = advlib.pgd(model, x, y, 2 / 255, steps=10, random_start=False)
     expected = 255 * x_adv[0].permute(1, 2, 0).numpy()
@@ -131,7 +133,7 @@ def test_what_is_drawn_first_is_what_was_classified(photo_visit: Any, attack: st
     if attack == "Noise":
         signs = photo_lab.noise()
     else:
-        model = photo_lab.opened()
+        model = photo_networks.lite0()
         y = model(x).argmax(1)
         signs = photo_lab.input_gradient(model, x, y).grad.sign()
     before, after = (t[0].permute(1, 2, 0).numpy() for t in (255 * x, 255 * x + 2 * signs))
@@ -222,6 +224,52 @@ def test_the_network_is_kept_for_the_next_time(photo_visit: Any) -> None:
     page.reload()
     page.get_by_text("The network is loaded").wait_for()  # it starts by itself
     assert asked and not any("/lite0." in url for url in asked)
+
+
+# -- the second network
+
+
+def test_the_second_network_has_answers_of_its_own(
+    photo_visit: Any, photo_site: Path, photo_address: str
+) -> None:
+    if not (photo_site / photo_page.FOLDER / "squeezenet.bin").exists():
+        pytest.skip("SqueezeNet's weights: advlib.models.imagenet('squeezenet1_1') fetches them")
+    page = photo_visit()
+    pick(page, "SqueezeNet 1.1")
+    page.get_by_text("Nothing is stored of what this network predicts").wait_for()
+    assert verdicts(page) == ["", ""]
+    page.get_by_role("button", name="Load the network, 2 MB").click()
+    page.get_by_text("The network is loaded").wait_for()
+    page.locator(".photo-verdict", has_text="predicts").nth(1).wait_for()
+    settled(page)
+    model, x = photo_networks.squeezenet(), photo_lab.shipped("camera")
+    assert model is not None
+    y = model(x).argmax(1)
+    both = [model(image).argmax(1) for image in (x, advlib.fgsm(model, x, y, 2 / 255))]
+    expected = [f"predicts {model.categories[int(predicted)]}" for predicted in both]
+    assert verdicts(page) == expected
+    pick(page, "EfficientNet-Lite0")
+    settled(page)
+    assert verdicts(page) == ["predicts tripod", "predicts harmonica"]
+    assert page.get_by_role("button", name="Load the network, 9 MB").is_visible()
+    page.goto("about:blank")
+    page.goto(f"{photo_address}#photo-lab?network=squeezenet")  # it was kept, and starts by itself
+    page.locator(".photo-verdict", has_text=expected[1]).wait_for()
+
+
+def test_a_build_without_its_weights_offers_only_the_first(
+    photo_visit: Any, photo_site: Path, photo_address: str
+) -> None:
+    """test_photolab_export.py says that such a build describes one network."""
+    html = (photo_site / "one.html").read_text(encoding="utf-8")
+    (data,) = re.findall(r'<script type="application/json">(.*?)</script>', html)
+    opening = json.loads(data)
+    opening["networks"] = [one for one in opening["networks"] if one["name"] == "lite0"]
+    (photo_site / "first.html").write_text(html.replace(data, json.dumps(opening)))
+    page = photo_visit(photo_address.replace("one.html", "first.html#photo-lab?network=squeezenet"))
+    assert verdicts(page)[0] == "predicts tripod"
+    assert page.get_by_role("group", name="attack").is_visible()
+    assert not page.get_by_role("group", name="network", exact=True).count()
 
 
 # -- what goes wrong

@@ -1,7 +1,8 @@
-"""Write what the Photo Lab needs: its network, EfficientNet-Lite0, photographs, answers, scripts.
+"""Write what the Photo Lab needs: its networks, photographs, answers, scripts.
 
 Network and photographs come from installed packages, so none of it is committed. All of it is the
-same each time.
+same each time. The answers are those of EfficientNet-Lite0; SqueezeNet 1.1 joins where its weights
+are at hand.
 
     lite0.bin      the network: length of the header, header (JSON), numbers in half precision
     lite0.js       the same as a script, for a page opened from disk, which may not fetch
@@ -15,27 +16,25 @@ same each time.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import advlib
 from advlib.data.photographs import PHOTOGRAPHS, photograph
 from advlib.evaluation import predict
 from advlib.gradients import input_gradient
-from advlib.models.efficientnet import PIXEL_MEAN, PIXEL_STD, Block, EfficientNetLite0
 from advlib.models.imagenet import Normalised
-from course import lab
-from course.lab import Packed
+from course import lab, photo_networks
+from course.photo_networks import SIDE
 
 MODULES = Path(__file__).resolve().parents[2] / "assets" / "photolab"
 IN_WORKER = (
@@ -49,8 +48,6 @@ INTERFACE = (
     *("photolab/networks", "photolab/lab"),
 )
 """The modules, each behind those that it imports. The engine's run in a Worker."""
-SIDE = 224
-"""Images are square and have this many pixels a side."""
 BUDGETS = {
     "linf": (0, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 6, 8),
     "l2": (0, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8),
@@ -67,96 +64,10 @@ QUARTERS = 4
 FIRST_LETTER = 35
 """A letter for two changes, behind the quotation mark."""
 INTRO = (
-    "Noise, FGSM and PGD with 10 steps in L∞ are stored for these photographs. Targets, L2 and "
-    "your own images need the network."
+    f"Noise, FGSM and PGD with {PGD_STEPS} steps in L∞ are stored for these photographs. Targets, "
+    "L2 and your own images need the network."
 )
-NETWORK = "lite0"
-"""The network whose answers are stored, as its files and links to it call it."""
-
-
-def halved(net: EfficientNetLite0) -> EfficientNetLite0:
-    """A copy of the network as the page has it.
-
-    Its batch norms are folded into the convolutions before them, and its weights rounded to half
-    precision. What is left of a batch norm adds the bias.
-    """
-    net = copy.deepcopy(net).eval()
-    with torch.no_grad():
-        for conv, norm in _convolutions(net):
-            assert norm.running_mean is not None and norm.running_var is not None
-            factor = norm.weight / (norm.running_var + norm.eps).sqrt()
-            conv.weight.copy_((conv.weight * factor[:, None, None, None]).half())
-            norm.bias.copy_((norm.bias - norm.running_mean * factor).half())
-            norm.weight.fill_(1)
-            norm.running_mean.zero_()
-            norm.running_var.fill_(1)
-            norm.eps = 0
-        for values in net.classifier.parameters():
-            values.copy_(values.half())
-    return net
-
-
-def opened() -> Normalised:
-    """The network as the page has it, for pixels in [0, 1]."""
-    model = advlib.models.imagenet("efficientnet_lite0")
-    assert isinstance(model.net, EfficientNetLite0)
-    model.net = halved(model.net)
-    return model
-
-
-def _convolutions(net: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Every convolution, with the batch norm behind it."""
-    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
-    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    return zip(convolutions, norms, strict=True)
-
-
-def weights(net: EfficientNetLite0) -> bytes:
-    """A network that `halved` returned, as the file that `halves.mjs` reads."""
-    packed = Packed("<f2")
-    layers = describe(net, packed)
-    header = {"layers": layers, "count": packed.count, "shape": [SIDE, SIDE, 3]}
-    return packed.file(header)
-
-
-def describe(net: EfficientNetLite0, packed: Packed) -> list[dict[str, Any]]:
-    """The layers as data; their numbers go into `packed`."""
-    layers = [{"op": "centre", "mean": PIXEL_MEAN[0], "scale": 1 / PIXEL_STD[0]}]
-    layers += _sequence(net.stem, packed)
-    for block in net.blocks:
-        assert isinstance(block, Block)
-        inside = _sequence(block.layers, packed)
-        layers += [{"op": "sum", "branches": [inside, []]}] if block.residual else inside
-    layers += [*_sequence(net.head, packed), {"op": "mean"}]
-    linear = net.classifier
-    return [*layers, _conv(linear.weight[..., None, None], linear.bias, packed)]
-
-
-def _sequence(modules: Iterable[nn.Module], packed: Packed) -> list[dict[str, Any]]:
-    layers: list[dict[str, Any]] = []
-    for module in modules:
-        if isinstance(module, nn.Conv2d):
-            conv = module
-        elif isinstance(module, nn.BatchNorm2d):
-            layers.append(_conv(conv.weight, module.bias, packed, conv.stride[0], conv.groups))
-        elif isinstance(module, nn.ReLU6):
-            layers[-1]["relu6"] = True
-    return layers
-
-
-def _conv(
-    weight: Tensor, bias: Tensor, packed: Packed, stride: int = 1, groups: int = 1
-) -> dict[str, Any]:
-    # Channels last, as the pixels of a canvas; where each has a kernel of its own, tap by tap.
-    order = (0, 2, 3, 1) if groups == 1 else (2, 3, 0, 1)
-    return {
-        "op": "conv" if groups == 1 else "depthwise",
-        "out": len(weight),
-        "kernel": weight.shape[2],
-        "stride": stride,
-        "weight": packed.put(weight.permute(order)),
-        "bias": packed.put(bias),
-    }
+NOT_STORED = "Nothing is stored of what this network predicts, so it has to be loaded."
 
 
 def write_weights(folder: Path, name: str, file: bytes) -> dict[str, Any]:
@@ -280,10 +191,18 @@ def write(folder: Path, kernel: Path | None) -> dict[str, Any]:
     WeightsError, InputError
         The network or the photographs are not installed.
     """
-    model = opened()
-    assert isinstance(model.net, EfficientNetLite0)
+    model = photo_networks.lite0()
     photographs = {name: shipped(name) for name in PHOTOGRAPHS}
-    network = write_weights(folder, NETWORK, weights(model.net))
+    networks = [
+        write_weights(folder, "lite0", photo_networks.weights(model.net))
+        | {"title": "EfficientNet-Lite0", "intro": INTRO}
+    ]
+    second = photo_networks.squeezenet()
+    if second is not None:
+        networks.append(
+            write_weights(folder, "squeezenet", photo_networks.weights(second.net))
+            | {"title": "SqueezeNet 1.1", "intro": NOT_STORED}
+        )
     for name, x in photographs.items():
         _write_photograph(folder, name, x, model)
     classes = {"names": model.categories, "noise": bits(noise())}
@@ -295,7 +214,7 @@ def write(folder: Path, kernel: Path | None) -> dict[str, Any]:
         "image": OPENING,
         "stop": OPENING_STOP,
         "pgd": {"steps": PGD_STEPS, "stops": PGD_STOPS},
-        "networks": [{**network, "title": "EfficientNet-Lite0", "intro": INTRO}],
+        "networks": networks,
         "first": _first_answer(folder, photographs[OPENING], model),
     }
 

@@ -1,5 +1,5 @@
 // An ImageNet network that runs in the page, in float32: forward to the logits, backward to the
-// gradient of the pixels. photo_lab.py describes it as data, its batch norms folded in.
+// gradient of the pixels. photo_networks.py describes it as data, its batch norms folded in.
 //
 // Each layer is made once and owns its buffers, so an attack allocates next to nothing. `backward`
 // belongs to the last `forward` and uses up what that has stored: it may be called once.
@@ -34,17 +34,22 @@ function same(side, kernel, stride) {
   return [out, Math.floor(Math.max((out - 1) * stride + kernel - side, 0) / 2)];
 }
 
-/** The bounds of a layer that ends with ReLU6, and of one that does not. */
-const bounds = ({ relu6 }) => (relu6 ? [0, 6] : [-Infinity, Infinity]);
+/** The same where the description says how many zeros stand on every side. */
+const padded = (side, { kernel, stride, padding }) =>
+  (padding === undefined ? same(side, kernel, stride)
+    : [Math.floor((side + 2 * padding - kernel) / stride) + 1, padding]);
+
+/** The bounds of a layer that ends with ReLU or ReLU6, and of one that does not. */
+const bounds = ({ relu, relu6 }) => [relu || relu6 ? 0 : -Infinity, relu6 ? 6 : Infinity];
 
 /**
  * Convolution as one matrix product, with the image itself where the kernel is one pixel and otherwise
  * with its unfolded patches. Backward is the product with the transposed matrix, folded back.
  */
 function conv(kernel, shape, layer, numbers) {
-  const { out, kernel: side, stride, relu6 } = layer;
-  const [height, padding] = same(shape[0], side, stride);
-  const [width] = same(shape[1], side, stride);
+  const { out, kernel: side, stride } = layer;
+  const [height, padding] = padded(shape[0], layer);
+  const [width] = padded(shape[1], layer);
   const outShape = [height, width, out], pixels = height * width;
   const inner = side * side * shape[2], patch = roundUp(inner, 8);
   const pointwise = side === 1 && stride === 1 && patch === inner;
@@ -60,6 +65,7 @@ function conv(kernel, shape, layer, numbers) {
   const result = image(kernel, outShape);
   const grad = pointwise ? patchGrad : image(kernel, shape);
   const [low, high] = bounds(layer);
+  const bounded = low === 0;
   return {
     shape: outShape,
     forward(input) {
@@ -68,8 +74,8 @@ function conv(kernel, shape, layer, numbers) {
       return result;
     },
     backward(outGrad) {
-      if (relu6) kernel.gate(outGrad, result, result.length, low, high);
-      const slope = relu6 ? result : outGrad;
+      if (bounded) kernel.gate(outGrad, result, result.length, low, high);
+      const slope = bounded ? result : outGrad;
       kernel.multiply(slope, backwards, none, patchGrad, pixels, out, patch, -Infinity, Infinity);
       if (!pointwise) fold(places, patchGrad, grad);
       return grad;
@@ -99,6 +105,81 @@ function depthwiseConv(kernel, shape, layer, numbers) {
     backward(outGrad) {
       if (relu6) kernel.gate(outGrad, result, result.length, low, high);
       kernel.depthwiseBack(relu6 ? result : outGrad, weight, grad, ...sizes);
+      return grad;
+    },
+  };
+}
+
+/** The largest value of each window, channel by channel; of several the first, as PyTorch has it. */
+function maximum(kernel, shape, { kernel: side, stride }) {
+  const [height, width, channels] = shape;
+  const [outHeight, outWidth] = [height, width].map((all) => Math.ceil((all - side) / stride) + 1);
+  const result = image(kernel, [outHeight, outWidth, channels]);
+  const grad = image(kernel, shape);
+  const places = new Int32Array(result.length);
+  return {
+    shape: [outHeight, outWidth, channels],
+    forward(input) {
+      result.fill(-Infinity);
+      for (let y = 0, to = 0; y < outHeight; y++) {
+        const bottom = Math.min(y * stride + side, height);
+        for (let x = 0; x < outWidth; x++, to += channels) {
+          const right = Math.min(x * stride + side, width);
+          for (let row = y * stride; row < bottom; row++) {
+            for (let column = x * stride; column < right; column++) {
+              const from = (row * width + column) * channels;
+              for (let i = 0; i < channels; i++) {
+                if (!(input[from + i] > result[to + i])) continue;
+                result[to + i] = input[from + i];
+                places[to + i] = from + i;
+              }
+            }
+          }
+        }
+      }
+      return result;
+    },
+    backward(outGrad) {
+      grad.fill(0);
+      for (let i = 0; i < places.length; i++) grad[places[i]] += outGrad[i];
+      return grad;
+    },
+  };
+}
+
+/** Several branches that read the same input, the channels of their results side by side. */
+function beside(kernel, shape, branches) {
+  const [height, width] = branches[0].shape;
+  const channels = branches.map((branch) => branch.shape[2]);
+  const all = channels.reduce((a, b) => a + b);
+  const result = image(kernel, [height, width, all]);
+  const grad = image(kernel, shape);
+  const slopes = branches.map((branch) => image(kernel, branch.shape));
+  /** Calls back with the place of each row of a branch's channels, alone and side by side. */
+  const rows = (n, callback) => {
+    const before = channels.slice(0, n).reduce((a, b) => a + b, 0), length = channels[n];
+    for (let pixel = 0; pixel < height * width; pixel++) callback(pixel * length, pixel * all + before, length);
+  };
+  return {
+    shape: [height, width, all],
+    forward(input) {
+      branches.forEach((branch, n) => {
+        const part = branch.forward(input);
+        rows(n, (from, to, length) => {
+          for (let i = 0; i < length; i++) result[to + i] = part[from + i];
+        });
+      });
+      return result;
+    },
+    backward(outGrad) {
+      grad.fill(0);
+      branches.forEach((branch, n) => {
+        rows(n, (to, from, length) => {
+          for (let i = 0; i < length; i++) slopes[n][to + i] = outGrad[from + i];
+        });
+        const part = branch.backward(slopes[n]);
+        for (let i = 0; i < grad.length; i++) grad[i] += part[i];
+      });
       return grad;
     },
   };
@@ -135,12 +216,15 @@ function mean(kernel, shape) {
  */
 export function makeNetwork(kernel, described, numbers, shape) {
   const array = (of) => image(kernel, of);
+  const branches = (layer, at) => layer.branches.map((one) => build(one, make, at));
   const make = {
     centre: (at, layer) => centre(at, layer, array),
     conv: (at, layer) => conv(kernel, at, layer, numbers),
     depthwise: (at, layer) => depthwiseConv(kernel, at, layer, numbers),
+    maximum: (at, layer) => maximum(kernel, at, layer),
     mean: (at) => mean(kernel, at),
-    sum: (at, layer) => sum(at, layer.branches.map((one) => build(one, make, at)), array),
+    beside: (at, layer) => beside(kernel, at, branches(layer, at)),
+    sum: (at, layer) => sum(at, branches(layer, at), array),
   };
   const network = build(described, make, shape);
   const slope = array(network.shape); // what comes from outside has to be in the kernel's memory
