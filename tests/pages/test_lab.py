@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from cases import attacked
+from clocks import thread_time
 from course import lab, labs, live_lab
 from finish import policy
 from PIL import Image
@@ -338,18 +339,6 @@ def test_ten_steps_of_pgd_take_less_than_a_second(served, visit, norm):
     assert max(best.values()) < 1000, best
 
 
-def _thread_time(page: Any) -> Callable[[], float]:
-    """Return a clock of the page's own thread: other work on this machine does not count."""
-    session = page.context.new_cdp_session(page)
-    session.send("Performance.enable", {"timeDomain": "threadTicks"})
-
-    def seconds() -> float:
-        metrics = session.send("Performance.getMetrics")["metrics"]
-        return next(m["value"] for m in metrics if m["name"] == "TaskDuration")
-
-    return seconds
-
-
 FRAME = """(stop) => {
   const slider = document.querySelector("input[type=range]");
   slider.value = stop;
@@ -367,7 +356,7 @@ def test_a_dragged_slider_leaves_time_for_sixty_frames_a_second(served, visit, w
     for stop in range(13):  # all are computed before the clock runs
         slider.fill(str(stop))
         settled(page)
-    seconds = _thread_time(page)
+    seconds = thread_time(page)
     frames = []
     for i in range(104):
         before = seconds()
