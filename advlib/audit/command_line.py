@@ -33,15 +33,15 @@ _FIRST_SEED = 4_000_000  # of the first block: no shipped model was trained on t
 
 
 _MODEL = (
-    "a lesson model (signs-standard, signs-robust, ...), torchvision:NAME, published:NAME, or "
-    "FILE.py:FUNCTION, a function that returns a model"
+    "a lesson model (signs-standard, signs-robust, ...), efficientnet_lite0, torchvision:NAME, "
+    "published:NAME, or FILE.py:FUNCTION, a function that returns a model"
 )
 _DATA = (
     "signs:N, mnist[:N], fashion-mnist[:N], cifar10[:N], a .safetensors or .npz file with x and y, "
-    "or a folder with one folder of images per class"
+    "or a folder: of photographs for an ImageNet model, else with one folder of images per class"
 )
 _OUT = (
-    "folder for card.md, card.json, card.png and finished pieces; the same command goes on after "
+    "folder for card.html, .md, .json, .png and finished pieces; the same command goes on after "
     "an interruption"
 )
 
@@ -56,7 +56,7 @@ def add_parser(commands: Any) -> None:
     add("--norm", choices=tuple(NORMS), default="linf")
     add("--level", choices=LEVELS, default="standard")
     add("--out", type=Path, required=True, help=_OUT)
-    add("--batch-size", type=int, default=128)
+    add("--batch-size", type=int, help="images at once; 128, and 16 of large ones, by default")
     add("--piece-size", type=int, help="images lost at most by an interruption")
     add("--seed", type=int, default=0)
     add("--name", help="what the card calls the model")
@@ -73,9 +73,12 @@ def run(options: argparse.Namespace) -> int:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         try:
             same = ("eps", "norm", "level", "batch_size", "piece_size", "seed", "progress")
+            model = load_model(options.model, device)
+            # What knows its classes by name knows what the folders of photographs may be called.
+            photos = Path(options.data).is_dir() and bool(getattr(model, "categories", ()))
             result = audit(
-                load_model(options.model, device),
-                load_data(options.data),
+                model,
+                options.data if photos else load_data(options.data),
                 name=options.name or options.model,
                 report=options.out,
                 **{name: getattr(options, name) for name in same},
@@ -88,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
             return 130
         if os.environ.get("RANK", "0") == "0":
             print(result)
-            print(f"wrote {options.out / 'card.md'}, card.json and card.png")
+            print(f"wrote {options.out / 'card.html'}, card.md, card.json and card.png")
     return 0
 
 
@@ -97,12 +100,17 @@ def load_model(name: str, device: torch.device | str = "cpu") -> Model:
     kind, _, rest = name.rpartition(":")
     if name in models.NAMES:
         return models.load(name, device)
-    if kind == "torchvision":
+    if kind == "torchvision" or name == "efficientnet_lite0":
         return models.imagenet(rest, device=device, progress=sys.stderr.isatty())
     if kind == "published":
         from advlib.models.published import published
 
         return published(rest, device=device)
+    if name.lower().endswith(".onnx"):
+        raise InputError(
+            f"{name!r} is an ONNX file, which a runtime can only run forward: there is no gradient "
+            "to attack. Give the PyTorch model it was exported from, as FILE.py:FUNCTION."
+        )
     if kind.endswith(".py"):
         model = _from_file(Path(kind), rest)
         return model.to(device).eval() if isinstance(model, nn.Module) else model

@@ -45,6 +45,8 @@ class Piece:
     """For each image the number of the attack that fooled it first, `ROBUST`, `MISCLASSIFIED`."""
     costs: list[Cost] = field(default_factory=list)
     """One for each attack."""
+    classes: list[int] = field(default_factory=list)
+    """The true class of each image."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,7 +55,7 @@ class Piece:
     def from_dict(cls, stored: dict[str, Any]) -> "Piece":
         costs = [Cost(**cost) for cost in stored["costs"]]
         piece = cls(**{**stored, "costs": costs})
-        if len(piece.fooled_by) != piece.stop - piece.start:
+        if not len(piece.fooled_by) == len(piece.classes) == piece.stop - piece.start:
             raise ValueError("the piece is not whole")
         return piece
 
@@ -101,7 +103,7 @@ def attack_piece(setup: Setup, start: int, x: Tensor, y: Tensor) -> Piece:
             cost, fooled = _attack(setup, attack, model, x[rows], y[rows], start)
             fooled_by[rows[fooled]] = number
             costs.append(cost)
-    return Piece(start, start + len(x), known, fooled_by.tolist(), costs)
+    return Piece(start, start + len(x), known, fooled_by.tolist(), costs, y.tolist())
 
 
 def _attack(

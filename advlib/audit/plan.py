@@ -117,6 +117,13 @@ def chosen(attacks: Sequence[Attack] | Mapping[str, Callable[..., Tensor]]) -> t
     return members
 
 
+def at_most(attack: Attack) -> tuple[int, int]:
+    """How often it puts an image through the model, forward alone and with a gradient, at most."""
+    told = dict(attack.settings)
+    steps = told.get("steps", 1) * told.get("restarts", 1) * told.get("classes", 1)
+    return 1 + told.get("queries", 0), told.get("gradients", steps * (attack.knows == "gradients"))
+
+
 # -- the members -----------------------------------------------------------------------------------
 
 

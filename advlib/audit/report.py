@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from advlib.audit import card
 from advlib.audit.sanity import Finding
 from advlib.audit.store import check_writable, write_whole
 from advlib.evaluation import Proportion
@@ -57,8 +58,23 @@ class Row:
 
 
 @dataclass(frozen=True)
+class ClassShare:
+    """One class: its name, and the shares of its images that are classified correctly.
+
+    Attributes
+    ----------
+    name, clean, robust
+        ``clean`` without an attacker, ``robust`` in the worst case over all attacks.
+    """
+
+    name: str
+    clean: Proportion
+    robust: Proportion
+
+
+@dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """What an audit found; a notebook shows it as the card.
 
     Attributes
     ----------
@@ -86,6 +102,11 @@ class Audit:
         ``seconds`` on the clock, ``peak_memory_mib``, ``processes``.
     complete
         False for the part that was done before an interruption.
+    by_class
+        A `ClassShare` for each class of the images.
+    nearest
+        Images that little is needed to misclassify, each with its adversarial partner. Not part
+        of the card for programs.
     fooled_by
         For each image the number of the attack that fooled it first, -1: none, -2: misclassified
         without an attacker, -3: not attacked yet. Not part of the card.
@@ -105,6 +126,8 @@ class Audit:
     versions: dict[str, str]
     cost: dict[str, float]
     complete: bool = True
+    by_class: tuple[ClassShare, ...] = ()
+    nearest: tuple[card.Near, ...] = field(default=(), compare=False, repr=False)
     fooled_by: Tensor | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -124,27 +147,72 @@ class Audit:
 
     def to_json(self) -> str:
         """The card for programs; its form is described in `advlib.audit`."""
-        card = {name: value for name, value in vars(self).items() if name != "fooled_by"}
-        card.update(
+        told = {k: v for k, v in vars(self).items() if k not in ("fooled_by", "nearest")}
+        told.update(
             clean=_share(self.clean),
             robust=_share(self.robust),
             rows=[{**asdict(row), "accuracy": _share(row.accuracy)} for row in self.rows],
             findings=[asdict(finding) for finding in self.findings],
+            by_class=[
+                {"name": c.name, "clean": _share(c.clean), "robust": _share(c.robust)}
+                for c in self.by_class
+            ],
             limits=list(LIMITS),
         )
-        return json.dumps({"schema": SCHEMA, **card}, indent=1, sort_keys=True) + "\n"
+        return json.dumps({"schema": SCHEMA, **told}, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Audit":
         """The audit of a card that `to_json` wrote, without `fooled_by`; else `ValueError`."""
-        card = json.loads(text)
-        if not isinstance(card, dict) or card.pop("schema", None) != SCHEMA:
+        told = json.loads(text)
+        if not isinstance(told, dict) or told.pop("schema", None) != SCHEMA:
             raise ValueError(f"this is no robustness card of schema {SCHEMA!r}.")
-        del card["limits"]
-        card |= {name: _proportion(card[name]) for name in ("clean", "robust")}
-        rows = [{**row, "accuracy": _proportion(row["accuracy"])} for row in card.pop("rows")]
-        findings = tuple(Finding(**finding) for finding in card.pop("findings"))
-        return cls(**card, rows=tuple(Row(**row) for row in rows), findings=findings)
+        del told["limits"]
+        told |= {name: _proportion(told[name]) for name in ("clean", "robust")}
+        rows = [{**row, "accuracy": _proportion(row["accuracy"])} for row in told.pop("rows")]
+        findings = tuple(Finding(**finding) for finding in told.pop("findings"))
+        classes = [
+            ClassShare(c["name"], _proportion(c["clean"]), _proportion(c["robust"]))
+            for c in told.pop("by_class", [])
+        ]
+        attacks = tuple(Row(**row) for row in rows)
+        return cls(**told, rows=attacks, by_class=tuple(classes), findings=findings)
+
+    def html(self) -> str:
+        """The card as one file for a browser, with the nearest images; it fetches nothing."""
+        return card.page(self)
+
+    def _repr_html_(self) -> str:
+        return card.body(self)
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What a card does not show."""
+        return LIMITS
+
+    @property
+    def attacker(self) -> str:
+        """What the attackers see of the model, in words."""
+        known = {row.knows for row in self.rows}
+        words = "knows the model and takes its gradients" if "gradients" in known else ""
+        return words or ("may only ask for its logits" if "logits" in known else "own attacks")
+
+    def repeat(self) -> str:
+        """The installation and the call that give these counts again."""
+        names = ("batch_size", "piece_size", "seed")
+        own = self.level == "own attacks"
+        given = {"eps": self.eps, "norm": self.norm, **({} if own else {"level": self.level})}
+        given |= {name: self.settings[name] for name in names if name in self.settings}
+        call = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        call += ", attacks=attacks" if own else ""
+        packages = " ".join(f"{name}=={self.versions[name]}" for name in ("advlib", "torch"))
+        return f"pip install {packages}\nadvlib.audit(model, data, {call})"
+
+    def facts(self) -> dict[str, Any]:
+        """All that the counts depend on, and what they cost."""
+        facts = {"level": self.level, **self.settings, **self.versions, **self.cost}
+        facts |= {f"model {key}": value for key, value in self.model.items()}
+        return facts | {f"data {key}": value for key, value in self.data.items()}
 
     def markdown(self) -> str:
         """The card for people."""
@@ -153,8 +221,10 @@ class Audit:
             "" if self.complete else "**Interrupted: only the images done so far are counted.**",
             self._summary(),
             self._attacks(),
+            self._classes(),
             self._warnings(),
             "## What this does not show\n\n" + "\n".join(f"- {limit}" for limit in LIMITS),
+            f"## How to repeat it\n\n```\n{self.repeat()}\n```",
             self._settings(),
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
@@ -181,9 +251,10 @@ class Audit:
         return fig
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``card.md``, ``card.json`` and ``card.png`` to `folder`; return the folder."""
+        """Write ``card.html``, ``.md``, ``.json`` and ``.png`` to `folder`; return the folder."""
         folder = check_writable(Path(folder), "the report folder")
         write_whole(folder / "card.json", self.to_json())
+        write_whole(folder / "card.html", self.html())
         self.figure().savefig(folder / "card.png", dpi=150)
         words = f"\n![Accuracy after each attack, as in the table](card.png)\n\n{_TABLE}"
         text = self.markdown().replace(f"\n{_TABLE}", words, 1)
@@ -196,7 +267,7 @@ class Audit:
             "| | |",
             "|---|---|",
             f"| Threat model | {self.threat}; pixels stay in [0, 1] |",
-            f"| The attacker | {_knowledge(self.rows)} |",
+            f"| The attacker | {self.attacker} |",
             f"| Accuracy, no attacker | {self.clean} |",
             f"| **Accuracy, worst case over all attacks** | **{self.robust}** |",
             f"| Data | {self.data['name']}, {self.clean.total} images of shape {shape} |",
@@ -221,6 +292,14 @@ class Audit:
             )
         return "\n".join(lines)
 
+    def _classes(self) -> str:
+        lines = ["## Classes", "", "| class | images | correct | in the worst case |"]
+        lines.append("|---|---|---|---|")
+        for one in self.by_class:
+            values = (f"{100 * share.value:.1f} %" for share in (one.clean, one.robust))
+            lines.append(f"| {one.name} | {one.clean.total} | {' | '.join(values)} |")
+        return "\n".join(lines) if self.by_class else ""
+
     def _warnings(self) -> str:
         if not self.findings:
             return "## Warnings\n\nNone: no symptom of a broken measurement was found."
@@ -228,20 +307,11 @@ class Audit:
         return "\n".join(["## Warnings", "", *lines])
 
     def _settings(self) -> str:
-        settings = {"level": self.level, **self.settings, **self.versions, **self.cost}
-        settings |= {f"model {key}": value for key, value in self.model.items()}
-        settings |= {f"data {key}": value for key, value in self.data.items()}
-        lines = [f"| {key} | {value} |" for key, value in settings.items()]
+        lines = [f"| {key} | {value} |" for key, value in self.facts().items()]
         return "\n".join(["## Settings", "", "| setting | value |", "|---|---|", *lines])
 
 
 _TABLE = "## Attacks\n"
-
-
-def _knowledge(rows: tuple[Row, ...]) -> str:
-    known = {row.knows for row in rows}
-    words = "knows the model and takes its gradients" if "gradients" in known else ""
-    return words or ("may only ask for its logits" if "logits" in known else "own attacks")
 
 
 def _share(share: Proportion) -> dict[str, float | None]:

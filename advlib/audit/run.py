@@ -13,22 +13,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advlib.attacks.fmn import fmn
 from advlib.audit import plan, sanity
+from advlib.audit.card import Near
 from advlib.audit.engine import MISCLASSIFIED, PENDING, ROBUST, Piece, Setup, attack_piece, seed_of
 from advlib.audit.gradient_masking import masking_symptoms
+from advlib.audit.photos import photo_folder
 from advlib.audit.plan import Attack
-from advlib.audit.report import Audit, Row
+from advlib.audit.report import Audit, ClassShare, Row
 from advlib.audit.sanity import Finding
 from advlib.audit.sharding import ProcessLostError, Team
 from advlib.audit.sources import Stream, digest, raw_bytes, stream
 from advlib.audit.store import Store, check_writable, fingerprint
-from advlib.contracts import Model, check_eps, check_steps, progress_bar
+from advlib.contracts import Model, check_eps, check_steps, progress_bar, undisturbed
 from advlib.errors import AdvlibError
-from advlib.evaluation import wilson
+from advlib.evaluation import predict, wilson
+from advlib.gradients import look, margin
 from advlib.threats import check_norm
 
 CHECKED_IMAGES = 128
 """How many images the model is checked on before and after the attacks."""
+
+LARGE = 100_000
+"""So many values make an image large: a network for it fills the memory with few of them."""
+NEAREST, NEAREST_AMONG, NEAREST_STEPS = 4, 32, 20
+"""How many of the nearest images the card shows, of how many, found in how many steps."""
 
 Attacks = Sequence[Attack] | Mapping[str, Callable[..., Tensor]]
 
@@ -50,7 +59,7 @@ def audit(
     norm: str = "linf",
     level: str = "standard",
     attacks: Attacks | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     piece_size: int | None = None,
     seed: int = 0,
     name: str | None = None,
@@ -72,9 +81,9 @@ def audit(
         As for `advlib.fgsm`.
     x
         Images (n, c, h, w), floating point in [0, 1]; or a map-style data set whose items are
-        (image, class), or its `DataLoader`, whose order and batches do not matter; or
-        `advlib.audit.Stream`, which renders or reads piece by piece. Only one piece of a data set
-        or a stream is in memory at a time.
+        (image, class), or its `DataLoader`, whose order and batches do not matter; or the path of
+        a folder of photographs (`advlib.audit.photo_folder`); or `advlib.audit.Stream`, which
+        renders or reads piece by piece. Only one piece of these is in memory at a time.
     y
         True classes (n,), integer, if `x` is a tensor.
     level
@@ -83,7 +92,7 @@ def audit(
         An ensemble of your own instead: a mapping from names to functions of (model, x, y), or
         `advlib.audit.Attack` objects.
     batch_size
-        Images put through the model at once.
+        Images put through the model at once. None: 128, and 16 of large ones.
     piece_size
         Images attacked together, and lost at most by an interruption: a multiple of the batch
         lets batches be refilled as images are fooled. None: four batches.
@@ -113,9 +122,16 @@ def audit(
     """
     began = time.perf_counter()
     check_norm(norm)
-    eps, batch_size = check_eps(eps), check_steps("batch_size", batch_size)
+    eps = check_eps(eps)
+    show = sys.stderr.isatty() if progress is None else progress
+    if isinstance(x, (str, os.PathLike)) and y is None:
+        source = photo_folder(x, model, _device(model, torch.zeros(())), progress=show)
+    else:
+        source = stream(x, y)
+    if batch_size is None:
+        batch_size = 128 if source.piece(0, 1)[0].numel() < LARGE else 16
+    batch_size = check_steps("batch_size", batch_size)
     piece_size = check_steps("piece_size", 4 * batch_size if piece_size is None else piece_size)
-    source = stream(x, y)
     folder = None if report is None else check_writable(Path(report), "report")
     pieces = Path(resume) if resume is not None else folder and folder / "pieces"
     team = Team.assemble()
@@ -123,10 +139,12 @@ def audit(
     job = _Job(model, source, chosen, eps, norm, batch_size, piece_size, seed, name)
     team.agree(fingerprint(job.identity()), "model, data or settings")
     store = Store.open(pieces, job.identity())
-    show = sys.stderr.isatty() if progress is None else progress
+    if show and team.leads:
+        print(_estimate(job, team.size), file=sys.stderr)
     results = _work(job, team, store, show and team.leads, began)
     symptoms = _symptoms(job, masking) if team.leads else ()
-    result = _conclude(job, results, began, symptoms, processes=team.size)
+    nearest = _nearest(job) if team.leads else ()
+    result = _conclude(job, results, began, symptoms, nearest, processes=team.size)
     if folder is not None and team.leads:
         result.save(folder)
     return result
@@ -156,7 +174,7 @@ class _Job:
         x, y = (part.to(device) for part in first)
         checked = sanity.check_model(model, x, y)
         about_budget = sanity.check_budget(eps, norm, x, source.count, batch_size)
-        self.findings = (*checked.findings, *about_budget)
+        self.findings = (*source.notes, *checked.findings, *about_budget)
         self.classes, self.differentiable = checked.classes, checked.differentiable
         if isinstance(attacks, str):
             members = plan.plan(attacks, self.classes, differentiable=self.differentiable)
@@ -169,6 +187,11 @@ class _Job:
         self.data_digest = hashlib.sha256(" ".join(known).encode()).hexdigest()
         self.model_digest = _model_digest(model, x)
         self.shape = list(x.shape[1:])
+        self.names = source.classes or getattr(model, "categories", ())
+
+    def name_of(self, number: int) -> str:
+        """A class in words, or its number."""
+        return str(self.names[number]) if number < len(self.names) else str(number)
 
     def identity(self) -> dict[str, Any]:
         """All that the counts depend on."""
@@ -195,12 +218,14 @@ class _Results:
 
     def __init__(self, job: _Job) -> None:
         self.fooled_by = torch.full((job.source.count,), PENDING, dtype=torch.int32)
+        self.classes = torch.full_like(self.fooled_by, -1)
         # Piece by piece, so that a piece that two processes found is not counted twice.
         self.costs = torch.zeros(job.pieces, len(job.setup.attacks), 4, dtype=torch.float64)
         self.done = torch.zeros(job.pieces, dtype=torch.int32)
 
     def add(self, number: int, piece: Piece) -> None:
         self.fooled_by[piece.start : piece.stop] = torch.tensor(piece.fooled_by, dtype=torch.int32)
+        self.classes[piece.start : piece.stop] = torch.tensor(piece.classes, dtype=torch.int32)
         costs = [astuple(cost) for cost in piece.costs]
         self.costs[number] = torch.tensor(costs, dtype=torch.float64)
         self.done[number] = 1
@@ -208,6 +233,7 @@ class _Results:
     def gather(self, team: Team) -> None:
         """Learn what the others know."""
         self.fooled_by = team.largest(self.fooled_by)
+        self.classes = team.largest(self.classes)
         self.costs = team.largest(self.costs)
         self.done = team.largest(self.done)
 
@@ -258,6 +284,25 @@ def _work(job: _Job, team: Team, store: Store, show: bool, began: float) -> _Res
     return results
 
 
+def _estimate(job: _Job, processes: int) -> str:
+    """How long it may take at most and how much memory, from one batch that is tried."""
+    setup, images = job.setup, job.source.count
+    x, y = (part.to(setup.device) for part in job.source.piece(0, min(setup.batch_size, images)))
+    with undisturbed(setup.model, setup.device):
+        seconds = []
+        for gradient in (True, True, False):  # the first pass is slower
+            began = time.perf_counter()
+            look(setup.model, x, y, margin, gradient=gradient and job.differentiable)
+            seconds.append((time.perf_counter() - began) / len(x))
+    costs = [plan.at_most(attack) for attack in setup.attacks]
+    forward, backward = (sum(part) for part in zip(*costs, strict=True))
+    total = images * (forward * seconds[2] + backward * seconds[1]) / processes
+    return (
+        f"{images} images, {seconds[1]:.2g} s a gradient: at most about {max(1, total / 60):.0f} "
+        f"min, less as images are fooled; {_peak_memory(setup.device) / 1024:.1f} GiB of memory."
+    )
+
+
 def _interrupted(job: _Job, store: Store, results: _Results, began: float) -> AuditInterrupted:
     where = (
         f"They are kept in {str(store.folder)!r}: the same call goes on from there"
@@ -274,6 +319,7 @@ def _conclude(
     results: _Results,
     began: float,
     symptoms: Sequence[Finding] = (),
+    nearest: Sequence[Near] = (),
     *,
     processes: int = 1,
     complete: bool = True,
@@ -316,7 +362,47 @@ def _conclude(
             "processes": processes,
         },
         complete=complete,
+        by_class=_by_class(job, results),
+        nearest=tuple(nearest),
         fooled_by=results.fooled_by,
+    )
+
+
+def _by_class(job: _Job, results: _Results) -> tuple[ClassShare, ...]:
+    known = results.fooled_by != PENDING
+    fooled_by, classes = results.fooled_by[known], results.classes[known]
+    shares = []
+    for number in classes.unique().tolist():
+        own = fooled_by[classes == number]
+        counts = int((own != MISCLASSIFIED).sum()), int((own == ROBUST).sum())
+        clean, robust = (wilson(count, len(own)) for count in counts)
+        shares.append(ClassShare(job.name_of(number), clean, robust))
+    return tuple(shares)
+
+
+def _nearest(job: _Job) -> tuple[Near, ...]:
+    """Of the first images, those that need the least to be misclassified."""
+    setup = job.setup
+    x, y = job.source.piece(0, min(NEAREST_AMONG, job.source.count))
+    x, y = x.to(setup.device), y.to(setup.device)
+    if setup.eps == 0 or not job.differentiable or x.ndim != 4 or x.shape[1] not in (1, 3):
+        return ()
+    model, many = setup.model, setup.batch_size
+    try:
+        found = fmn(model, x, y, norm=setup.norm, steps=NEAREST_STEPS, batch_size=many)
+        then = predict(model, found.x_adv, batch_size=many).argmax(1)
+    except AdvlibError:  # as for the symptoms
+        return ()
+    shown = ((found.eps > 0) & found.fooled).nonzero().squeeze(1)
+    return tuple(
+        Near(
+            x[row],
+            found.x_adv[row],
+            found.eps[row].item(),
+            job.name_of(int(y[row])),
+            job.name_of(int(then[row])),
+        )
+        for row in shown[found.eps[shown].argsort()][:NEAREST].tolist()
     )
 
 

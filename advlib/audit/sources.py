@@ -1,7 +1,7 @@
 """Where the images of an audit come from, read piece by piece so that memory stays flat."""
 
 import hashlib
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from advlib.audit.sanity import Finding
 from advlib.contracts import check_images, check_labels
 from advlib.errors import InputError, LabelError, PixelError
 
@@ -32,12 +33,18 @@ class Stream:
     known
         A digest of all images and classes where that is cheap; an interrupted audit goes on only
         with equal ones. Without it the first and the last images are compared.
+    classes
+        Names of the classes in order, where there are any, for the report.
+    notes
+        What a reader of the report should know of these images.
     """
 
     read: Read
     count: int
     name: str = "stream"
     known: str = ""
+    classes: Sequence[str] = ()
+    notes: Sequence[Finding] = ()
 
     def piece(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Images and classes from `start` to before `stop`, checked."""
@@ -73,8 +80,8 @@ def stream(x: Any, y: Tensor | None) -> Stream:
 
 
 _EXPECTED = (
-    "a tensor (with y), a data set with a length whose items are (image, class), its loader, or "
-    "advlib.audit.Stream(read, count) is expected."
+    "a tensor (with y), a data set with a length whose items are (image, class), its loader, the "
+    "path of a folder of photographs, or advlib.audit.Stream(read, count) is expected."
 )
 
 
@@ -110,7 +117,8 @@ def _data_set(data: Any) -> Stream:
             )
         return torch.stack(images), torch.tensor([int(c) for c in classes])
 
-    return Stream(read, len(data), type(data).__name__)
+    names = tuple(map(str, getattr(data, "classes", ())))
+    return Stream(read, len(data), type(data).__name__, classes=names)
 
 
 def digest(x: Tensor, y: Tensor) -> str:

@@ -35,6 +35,7 @@ def photograph(
     *,
     resize: int = 256,
     crop: int = 224,
+    mode: str = "bilinear",
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Photograph as a batch of one, the way ImageNet networks expect it.
@@ -51,6 +52,8 @@ def photograph(
     resize, crop
         Length of the shorter side before cutting and side of the square, in pixels, with
         ``1 <= crop <= resize``.
+    mode
+        ``"bilinear"`` or ``"bicubic"``: how it is scaled, with antialiasing.
     device
         Where to put it. None: the CPU.
 
@@ -70,7 +73,7 @@ def photograph(
     height, width = pixels.shape[2:]
     scale = resize / min(height, width)
     size = (max(resize, int(height * scale)), max(resize, int(width * scale)))
-    pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
+    pixels = F.interpolate(pixels, size, mode=mode, antialias=True, align_corners=False)
     top, left = (round((side - crop) / 2) for side in size)
     return pixels[..., top : top + crop, left : left + crop].clamp(0, 1).contiguous().to(device)
 

@@ -1,8 +1,8 @@
 """ImageNet networks, wrapped to take pixels in [0, 1]: an installed one, and torchvision's."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,9 @@ class Normalised(nn.Module):
         One value per channel, in units of pixels in [0, 1].
     categories
         Names of the classes, if there are any.
+    preparation
+        How its photographs are prepared: ``resize``, ``crop`` and ``mode`` of
+        `advlib.data.photograph`, where they differ from what stands there.
     """
 
     mean: Tensor
@@ -49,10 +52,11 @@ class Normalised(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         categories: Sequence[str] = (),
+        preparation: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.net = net
-        self.categories = tuple(categories)
+        self.categories, self.preparation = tuple(categories), dict(preparation or {})
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
@@ -126,7 +130,12 @@ def _downloaded(name: str, weights: str, progress: bool) -> Normalised:
     net = built(lambda: get_model(name, weights=None, **_SETTINGS.get(name, {})))
     fill(net, path, name, "delete the file, and it will be fetched again.")
     transform = choice.transforms()
-    return Normalised(net, transform.mean, transform.std, choice.meta["categories"])
+    preparation = {
+        "resize": transform.resize_size[0],
+        "crop": transform.crop_size[0],
+        "mode": transform.interpolation.value,
+    }
+    return Normalised(net, transform.mean, transform.std, choice.meta["categories"], preparation)
 
 
 def cache_folder() -> Path:

@@ -163,8 +163,8 @@ def test_only_a_piece_is_read_at_a_time_and_only_a_batch_is_shown() -> None:
 
     options = {**LEVEL, "batch_size": 8, "piece_size": 12}
     advlib.audit(model, Stream(read, 40), eps=EPS, **options)
-    # The first look takes up to 128, at either end of the data.
-    assert asked == [(0, 40), (0, 40), (0, 12), (12, 24), (24, 36), (36, 40)]
+    # The first look takes up to 128, at either end of the data; the last is for the nearest images.
+    assert asked == [(0, 40), (0, 40), (0, 12), (12, 24), (24, 36), (36, 40), (0, 32)]
     assert set(model.rows[:3]) == {40} and max(model.rows[3:]) == 8
 
 
@@ -263,8 +263,12 @@ def test_labels_and_images_that_do_not_fit() -> None:
         advlib.audit(model, x[:0], y[:0], EPS)
     with pytest.raises(InputError, match="brings its own classes"):
         advlib.audit(model, torch.utils.data.TensorDataset(x, y), y, EPS)
-    with pytest.raises(InputError, match="Stream"):
+    with pytest.raises(InputError, match="no folder 'images'"):
         advlib.audit(model, "images", eps=EPS)
+    with pytest.raises(InputError, match="Stream"):
+        advlib.audit(model, 5, eps=EPS)
+    with pytest.raises(InputError, match="brings its own classes"):
+        advlib.audit(model, "images", y, eps=EPS)
     with pytest.raises(InputError, match="returned 3 images"):
         advlib.audit(model, Stream(lambda start, stop: (x[:3], y[:3]), 9), eps=EPS)
 
@@ -500,6 +504,7 @@ def test_the_card(tmp_path: Path) -> None:
     result = advlib.audit(small(), *data(), EPS, name="toy", report=tmp_path / "card", **QUIET)
     folder = tmp_path / "card"
     assert {path.name for path in folder.iterdir()} == {
+        "card.html",
         "card.md",
         "card.json",
         "card.png",
@@ -533,6 +538,7 @@ def test_the_card(tmp_path: Path) -> None:
     assert set(held) == {
         *("schema", "name", "eps", "norm", "level", "complete", "clean", "robust", "rows"),
         *("findings", "settings", "model", "data", "versions", "cost", "limits"),
+        "by_class",
     }
     assert Audit.from_json(result.to_json()) == result
     with pytest.raises(ValueError, match="schema"):
@@ -570,7 +576,7 @@ def test_an_attack_that_returns_no_images_is_named(returned: Any) -> None:
         advlib.audit(small(), x, y, EPS, masking=False, attacks=(wrong,))
 
 
-@pytest.mark.parametrize("x", ["signs", 3, iter(())])
+@pytest.mark.parametrize("x", [None, 3, iter(())])
 def test_images_that_are_none_are_refused(x: Any) -> None:
     with pytest.raises(InputError, match="a tensor .with y., a data set"):
         advlib.audit(small(), x, eps=EPS)

@@ -404,6 +404,33 @@ FMN = [
     ("NaN passes for a result", "        check_finite(finite)\n", ""),
 ]  # fmt: skip
 
+CARD = [
+    ("names are taken for tags", "<title>{title}</title>", "<title>{audit.name}</title>"),
+    ("cells are taken for tags", "<td>{escape(str(cell))}</td>", "<td>{cell}</td>"),
+    ("a bar has another length", "wide * value:.1f", "wide * share.high:.1f"),
+    ("warnings are left out", "        _warnings(audit),\n", ""),
+    ("the limits are left out", "<li>{escape(limit)}</li>", ""),
+    ("an interruption is not told", '"" if audit.complete else _paragraph', '"" if True else _paragraph'),
+    ("both images are the clean one", "_image(near.x_adv, near.then)", "_image(near.x, near.then)"),
+    ("grey images are stretched", "pixels[0] if len(x) == 1 else pixels.permute(1, 2, 0)", "pixels.permute(1, 2, 0)"),
+]  # fmt: skip
+
+PHOTOS = [
+    ("a file that is cut off counts as read", "        except (InputError, OSError):\n            unreadable.append(file)", "        except (InputError, OSError):\n            readable.append(file)"),
+    ("hidden folders are read", 'part.startswith(".")', 'part.startswith("?")'),
+    ("the outermost folder counts", "for folder in reversed(file.parts[:-1]):", "for folder in file.parts[:-1]:"),
+    ("a name that two classes share is the first", "if often[_plain(name)] == 1}", "}"),
+    ("capital letters make another class", "name.casefold()", "name"),
+    ("synsets are those of any model", "if len(names) == len(ids := synsets()):", "if ids := synsets():"),
+    ("what does not fit is taken with the model's decision", "used = fitting or readable", "used = readable"),
+    ("no labels are no warning", 'Finding("labels-from-model", "warning", words)', 'Finding("labels-from-model", "note", words)'),
+    ("what was left out is not told", "    if not files:\n        return []", "    if files:\n        return []"),
+    ("photographs are prepared as others", "photograph(file, **preparation) for file", "photograph(file) for file"),
+    ("another photograph is the same audit", "            known.update(file.read_bytes())\n", ""),
+    ("another label is the same audit", "labels[f]) for f in used", "0) for f in used"),
+    ("another preparation is the same audit", "repr(sorted(preparation.items())).encode()", "b''"),
+]  # fmt: skip
+
 FAULTS = [
     Fault(module, *fault)
     for module, faults in {
@@ -423,6 +450,8 @@ FAULTS = [
         "attacks/square": SQUARE,
         "attacks/eight_bit": EIGHT_BIT,
         "audit/robustness": ROBUSTNESS,
+        "audit/card": CARD,
+        "audit/photos": PHOTOS,
         "fast/folding": FOLDING,
         "fast/accelerate": FAST,
     }.items()

@@ -43,6 +43,8 @@ TESTS = {
     "attacks/eight_bit": ["attacks/test_eight_bit.py"],
     "attacks/square": ["attacks/test_square.py", "core/test_contract.py"],
     "audit/robustness": ["audit/test_robustness.py", "core/test_contract.py"],
+    "audit/card": ["audit/test_card.py"],
+    "audit/photos": ["audit/test_photos.py"],
     "fast/folding": ["fast/test_folding.py", "fast/test_accelerate.py"],
     "fast/accelerate": ["fast/test_accelerate.py"],
 }
