@@ -33,9 +33,6 @@ def unfold_cell(classes: Iterable[str]) -> list[str]:
     >>> unfold_cell(["cell", "tag_hide-cell", "tag_solution"])
     ['cell', 'tag_solution']
     """
-    classes = list(classes)
-    if "tag_colab" in classes:
-        return classes
     return [name for name in classes if name not in ("tag_hide-cell", "tag_hide-output")]
 
 

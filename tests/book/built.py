@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import bs4
 import pytest
@@ -23,6 +24,12 @@ BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.
 @cache
 def soup(path: Path) -> "bs4.BeautifulSoup":
     return bs4.BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+def code(name: str, metadata: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return an executed cell without outputs."""
+    cell = {"cell_type": "code", "execution_count": 1, "outputs": []}
+    return {**cell, "id": name, "metadata": metadata, "source": source}
 
 
 def small_book(
@@ -43,14 +50,8 @@ def small_book(
     content = {
         "cells": [
             {"cell_type": "markdown", "id": "a", "metadata": {}, "source": f"# Lesson\n\n{BADGE}"},
-            {
-                "cell_type": "code",
-                "id": "b",
-                "metadata": checked,
-                "source": "assert True",
-                "execution_count": 1,
-                "outputs": [],
-            },
+            code("b", checked, "assert True"),
+            code("c", {"tags": ["hide-cell", "colab"]}, "import google.colab"),
         ],
         "metadata": {
             "kernelspec": {"name": "python3", "display_name": "Python 3"},

@@ -32,13 +32,10 @@ def opened(*parts: nodes.Node) -> nodes.document:
     [
         (["cell", "tag_hide-cell", "tag_solution"], ["cell", "tag_solution"]),
         (["cell", "tag_hide-output"], ["cell"]),
-        (["cell", "tag_hide-cell", "tag_colab"], ["cell", "tag_hide-cell", "tag_colab"]),
         (["cell", "tag_remove-cell"], ["cell", "tag_remove-cell"]),
     ],
 )
-def test_a_folded_cell_is_printed_unless_only_colab_needs_it(
-    classes: list[str], left: list[str]
-) -> None:
+def test_a_folded_cell_is_printed(classes: list[str], left: list[str]) -> None:
     (cell,) = opened(nodes.container("", classes=classes)).children
     assert cell["classes"] == printed.unfold_cell(classes) == left
 

@@ -117,13 +117,16 @@ def _pass(_translator: Any, _node: Answer) -> None:
 # -- the link to Colab -----------------------------------------------------------------------------
 
 
-class LeaveOutBadge(SphinxTransform):
-    """Leave out a notebook's own link to Colab: the page has one, and asks no other host."""
+class LeaveOutColab(SphinxTransform):
+    """Leave out what a notebook holds for Colab: its cell, and its link; the page has its own."""
 
     default_priority = 400
 
     def apply(self, **kwargs: object) -> None:
-        """Walk through the images of one page."""
+        """Walk through the cells and the images of one page."""
+        for cell in list(self.document.findall(nodes.container)):
+            if "tag_colab" in cell["classes"]:
+                cell.parent.remove(cell)
         for image in list(self.document.findall(nodes.image)):
             if image["uri"].endswith("/colab-badge.svg"):
                 paragraph = image.parent.parent
@@ -214,7 +217,7 @@ def register(app: Sphinx) -> None:
     app.add_transform(SetStatementsApart)
     app.add_transform(FoldChecks)
     app.add_transform(FoldAnswers)
-    app.add_transform(LeaveOutBadge)
+    app.add_transform(LeaveOutColab)
     app.add_node(
         Answer, html=(_begin_html, _end_html), latex=(_begin_latex, _pass), text=(_pass, _pass)
     )
