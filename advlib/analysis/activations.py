@@ -5,6 +5,7 @@ Layers are named as in ``model.named_modules()``. The name of a layer stands for
 stays behind, even after an error, and the model, its mode and its gradients are as before.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -126,16 +127,6 @@ def relative_change(clean: Tensor, changed: Tensor) -> Tensor:
     return (changed - clean).flatten(1).norm(dim=1) / clean.flatten(1).norm(dim=1)
 
 
-def channel_change(clean: Tensor, changed: Tensor) -> Tensor:
-    """How much the mean activation of each channel changed; above 0 it increased.
-
-    `clean` and `changed` hold the activations before and after, both of shape (n, channels, ...);
-    other shapes raise `InputError`. The result has shape (n, channels).
-    """
-    _check_pair(clean, changed)
-    return (changed - clean).flatten(2).mean(2) if clean.ndim > 2 else changed - clean
-
-
 def largest(score: Tensor, k: int) -> Tensor:
     """Mark the `k` channels of each image with the largest `score`, shape (n, channels).
 
@@ -151,19 +142,67 @@ def largest(score: Tensor, k: int) -> Tensor:
     return chosen.scatter(1, score.topk(k, dim=1).indices, True)
 
 
-def mix(base: Tensor, other: Tensor, chosen: Tensor) -> Tensor:
-    """Activations `base`, with the chosen channels taken from `other`, as a new tensor.
+def along(change: Tensor, direction: Tensor) -> Tensor:
+    r"""The part of a change of activations that lies along one direction of the channels.
 
-    `base` and `other` have the same shape (n, channels, ...); `chosen` is boolean, of shape
-    (n, channels). Anything else raises `InputError`.
+    .. math:: \langle \Delta, u \rangle\, u \qquad u = v / \|v\|_2
+
+    Parameters
+    ----------
+    change
+        Shape (n, channels, ...).
+    direction
+        The direction :math:`v` of each image, shape (n, channels), of any length above zero. At
+        every place of the maps it is the same.
+
+    Returns
+    -------
+    Tensor
+        The part, of the shape of `change`: a single number at each place, times the direction.
+
+    Raises
+    ------
+    InputError
+        Other shapes, or a direction of length zero.
     """
-    _check_pair(base, other)
-    if chosen.dtype != torch.bool or chosen.shape != base.shape[:2]:
+    size = direction.norm(dim=-1, keepdim=True)
+    if change.ndim < 2 or direction.shape != change.shape[:2] or not (size > 0).all():
         raise InputError(
-            f"chosen holds {chosen.dtype} of shape {tuple(chosen.shape)}; booleans of shape "
-            f"{tuple(base.shape[:2])} are expected, one for each channel of each image."
+            f"change has shape {tuple(change.shape)} and direction {tuple(direction.shape)}; (n, "
+            "channels, ...) and (n, channels) are expected, each direction longer than zero."
         )
-    return torch.where(chosen.view(*chosen.shape, *[1] * (base.ndim - 2)), other, base)
+    u = (direction / size).view(*direction.shape, *[1] * (change.ndim - 2))
+    return (change * u).sum(1, keepdim=True) * u
+
+
+def convolution_bound(weight: Tensor, size: int, stride: int = 1) -> float:
+    r"""An upper bound on the operator norm of a convolution with zero padding.
+
+    On a torus, so large that nothing wraps round, the convolution computes the same numbers and
+    some more, so its norm is at least as large. There the Fourier transform splits it into one
+    matrix for each frequency. The largest norm of these is computed in float64.
+
+    Parameters
+    ----------
+    weight
+        Shape (channels out, channels in, k, k).
+    size
+        Side of the square maps that go in. The padding is at most k - 1 on each side.
+    stride
+        Every `stride`-th result is kept, in both directions.
+
+    References
+    ----------
+    Sedghi, Gupta, Long (2019), The singular values of convolutional layers, ICLR (circular
+    convolutions).
+    """
+    side = stride * math.ceil((size + weight.shape[-1] - 1) / stride)
+    spectrum = torch.fft.fft2(weight.detach().double(), s=(side, side))
+    # Frequencies that a stride makes equal act on the same result: one matrix holds them all.
+    rows, columns = spectrum.shape[:2]
+    folded = spectrum.view(rows, columns, stride, side // stride, stride, side // stride)
+    matrices = folded.permute(3, 5, 0, 1, 2, 4).flatten(3) / stride
+    return float(torch.linalg.matrix_norm(matrices, ord=2).max())
 
 
 def operator_norm(

@@ -1,8 +1,14 @@
 """Checks of lesson 6, "Inside the network"."""
 
-import torch
-from torch import Tensor
+from functools import cache
 
+import torch
+from torch import Tensor, nn
+
+from advlib.analysis.activations import along, record
+from advlib.attacks.pgd import pgd
+from advlib.data import signs
+from advlib.evaluation import predict
 from advlib.lessons import (
     Answer,
     Mistake,
@@ -13,6 +19,7 @@ from advlib.lessons import (
     expect_untouched,
     name_mistake,
 )
+from advlib.models import load
 
 
 @check
@@ -88,118 +95,106 @@ def _wrong_changes(clean: Tensor, changed: Tensor) -> dict[str, Tensor | tuple[T
 
 
 @check
-def keep_only(answer: Answer) -> str:
-    """Exercise 6.2: the clean activations, with the `k` most changed channels from the attack.
+def keep_direction(answer: Answer) -> str:
+    """Exercise 6.2: the clean activations, with the part of the change along one direction.
 
-    ``answer(clean, adversarial, k)`` returns activations of the same shape (n, channels, h, w).
+    ``answer(clean, adversarial, direction)`` returns activations of the shape (n, channels, h, w)
+    of the first two; `direction` has shape (n, channels) and any length.
     """
-    clean, adversarial = _two_runs()
-    before = clean.clone(), adversarial.clone()
-    k = 2
-    given = expect_tensor(answer(clean, adversarial, k), tuple(clean.shape), "activations")
-    expect_untouched(clean, before[0])
-    expect_untouched(adversarial, before[1])
-    size = (adversarial - clean).flatten(2).norm(dim=2)
-    for score, count, sentence in _wrong_rankings(clean, adversarial, size, k):
-        if _same(given, _patched(clean, adversarial, score, count)):
-            raise Mistake(sentence)
-    if _same(given, _patched(adversarial, clean, size, k)):
+    generator = torch.Generator().manual_seed(2)
+    clean = torch.rand(3, 6, 4, 4, generator=generator)
+    adversarial = clean + torch.randn(clean.shape, generator=generator)
+    direction = torch.randn(3, 6, generator=generator) * torch.tensor([[2.0], [3.0], [5.0]])
+    given = (clean, adversarial, direction)
+    before = [value.clone() for value in given]
+    kept = expect_tensor(answer(*given), tuple(clean.shape), "activations")
+    for value, then in zip(given, before, strict=True):
+        expect_untouched(value, then)
+    name_mistake(kept, _wrong_parts(*given), rtol=1e-4, atol=1e-5)
+    if not close(kept, clean + along(adversarial - clean, direction), rtol=1e-4, atol=1e-5):
         raise Mistake(
-            "you start from the adversarial activations and put clean ones in: that removes the "
-            "top k. Here everything is clean but the top k."
+            "your activations are not the expected ones. At each place: the inner product of the "
+            "change with the direction of length 1, times that direction, added to `clean`."
         )
-    _expect_whole_channels(given, clean, adversarial, k)
-    if not _same(given, _patched(clean, adversarial, size, k)):
+    return "everything is clean but what lies along the direction, at each place."
+
+
+def _wrong_parts(
+    clean: Tensor, adversarial: Tensor, direction: Tensor
+) -> dict[str, Tensor | tuple[Tensor, ...]]:
+    """What each plausible mistake returns."""
+    change = adversarial - clean
+    part = along(change, direction)
+    length = direction.norm(dim=1).view(-1, 1, 1, 1)
+    shared = (direction[:1].expand_as(direction), direction.mean(0).expand_as(direction))
+    return {
+        "nothing of the attack is left: add the part of the change along the direction.": clean,
+        "everything comes from the attack: only the part along the direction should.": adversarial,
+        "your direction is not of length 1. Divide it by its norm, or divide the inner product by "
+        "the squared norm.": (clean + part * length**2, clean + part * length),
+        "you divide by the norm of all directions together. Each image has a direction of its own: "
+        "norm(dim=1).": clean + part * (length / direction.norm()) ** 2,
+        "that is the part of the change alone. Add it to the clean activations.": part,
+        "you project the adversarial activations. Project the change, `adversarial - clean`.": (
+            clean + along(adversarial, direction),
+            along(adversarial, direction),
+        ),
+        "you keep what is orthogonal to the direction, and leave out what lies along it.": (
+            clean + change - part
+        ),
+        "you subtract the part along the direction. It is to be added.": clean - part,
+        "you average the change over the places first. Each place keeps its own part.": (
+            clean + part.mean((2, 3), keepdim=True)
+        ),
+        "all images get the same direction. Each has its own row of `direction`.": tuple(
+            clean + along(change, same) for same in shared
+        ),
+    }
+
+
+@check
+def better_direction(answer: Answer) -> str:
+    """Exercise 6.3: a direction after block 3 that carries more than the class step.
+
+    ``answer(rest, h, y, j, step)`` returns one direction for each sign, shape (n, 64). `rest` maps
+    activations `h` after block 3 to logits, `y` and `j` are the true classes and those that the
+    attack reaches, and `step` leads from the profile of `y` to that of `j`.
+    """
+    rest, h, change, y, j, step = _block_three()
+    given = expect_tensor(answer(rest, h.clone(), y, j, step.clone()), tuple(step.shape), "numbers")
+    given = given.detach()
+    if not (given.isfinite().all() and (given.norm(dim=1) > 0).all()):
+        raise Mistake("some of your directions are zero or not finite.")
+    with torch.no_grad():
+        leads = [
+            (logits.gather(1, j[:, None]) - logits.gather(1, y[:, None]))[:, 0]
+            for logits in map(rest, (h, h + change, *(h + along(change, u) for u in (given, step))))
+        ]
+    yours, rival = (
+        float(((kept - leads[0]) / (leads[1] - leads[0])).median()) for kept in leads[2:]
+    )
+    if yours < rival + 0.05:
         raise Mistake(
-            "the number of exchanged channels is correct, but not which ones. The size of a "
-            "channel's change is the l2 norm of its map's difference."
+            f"your direction carries {yours:.0%} of the decision (median), the class step "
+            f"{rival:.0%}; at least 5 points more are asked. In which direction does `rest` raise "
+            "the logit of j over that of y?"
         )
-    for count in (0, clean.shape[1]):
-        expected = _patched(clean, adversarial, size, count)
-        if not _same(answer(clean, adversarial, count), expected):
-            raise Mistake(
-                f"with k = {count} of {clean.shape[1]} channels something is wrong: k = 0 gives "
-                "the clean activations, all channels the adversarial ones."
-            )
-    return "each image keeps the change of its own k most changed channels, and nothing else."
+    return f"{yours:.0%} of the decision; the class step carries {rival:.0%}."
 
 
-def _two_runs() -> tuple[Tensor, Tensor]:
-    """Activations whose channels change by chosen sizes, so that each mistake picks others."""
-    clean = torch.rand(3, 6, 4, 4, generator=torch.Generator().manual_seed(2))
-    clean = clean + 40 * torch.eye(6)[[3, 1, 5]].view(3, 6, 1, 1)  # large, with or without attack
-    size = torch.tensor(
-        [[-6.0, 1, 2, 0.2, 5, 3], [1, 0.3, -6, 5, -2, 3], [2, 3, 5, -1, -6, 0.4]]
-    ).view(3, 6, 1, 1)
-    scale = torch.tensor([1.0, 3, 2]).view(3, 1, 1, 1)
-    even = torch.ones(4, 4)
-    # Ups and downs that cancel: large in norm, zero in the mean.
-    chequered = even - 2 * ((torch.arange(4).view(4, 1) + torch.arange(4)) % 2)
-    return clean, clean + scale * size * torch.where(size == 5, chequered, even)
-
-
-def _wrong_rankings(
-    clean: Tensor, adversarial: Tensor, size: Tensor, k: int
-) -> list[tuple[Tensor, int, str]]:
-    """Score, number of channels and sentence of each plausible mistake."""
-    mean = (adversarial - clean).flatten(2).mean(2)
-    signed = (
-        "your ranking looks at the sign: a channel that is switched off counts as unchanged. Rank "
-        "by size."
-    )
-    of_mean = (
-        "you rank by the change of the mean. Ups and downs inside a map cancel there: take the l2 "
-        "norm of the map's difference."
-    )
-    level = "you rank by the size of a channel {}, not by how much it changed."
-    same = (
-        "all images get the same channels. Each image has its own most changed ones: rank along "
-        "dim=1."
-    )
-    return [
-        (size, 0, "nothing of the attack is left: the top k channels must come from it."),
-        (size, size.shape[1], "everything comes from the attack: only the top k channels should."),
-        (-size, k, "you keep the k channels that change least. topk takes the largest."),
-        (mean, k, signed),
-        (-mean, k, signed),
-        (mean.abs(), k, of_mean),
-        (adversarial.flatten(2).norm(dim=2), k, level.format("under attack")),
-        (clean.flatten(2).norm(dim=2), k, level.format("in the clean run")),
-        (size.mean(0).expand_as(size), k, same),
-        (size.square().sum(0).expand_as(size), k, same),
-        (size[0].expand_as(size), k, same),
-        (size, k + 1, f"you keep {k + 1} channels instead of {k}."),
-        (size, k - 1, f"you keep {k - 1} channel instead of {k}."),
-    ]
-
-
-def _patched(base: Tensor, other: Tensor, score: Tensor, k: int) -> Tensor:
-    """`base` with the `k` channels of the highest score taken from `other`."""
-    patched = base.clone()
-    for i, row in enumerate(score):
-        chosen = row.topk(k).indices
-        patched[i, chosen] = other[i, chosen]
-    return patched
-
-
-def _same(a: object, b: Tensor) -> bool:
-    return isinstance(a, Tensor) and close(a, b, rtol=1e-5, atol=1e-5)
-
-
-def _expect_whole_channels(given: Tensor, clean: Tensor, adversarial: Tensor, k: int) -> None:
-    """Each channel is clean or adversarial as a whole, `k` of each image adversarial."""
-    is_clean, is_adversarial = (given - clean).abs() < 1e-5, (given - adversarial).abs() < 1e-5
-    clean_map, adversarial_map = is_clean.flatten(2).all(2), is_adversarial.flatten(2).all(2)
-    if not (clean_map | adversarial_map).all():
-        if (is_clean | is_adversarial).all():
-            raise Mistake(
-                "inside one channel some places are clean and others adversarial. A filter is a "
-                "whole channel: take the norm over its map first, then rank the channels."
-            )
-        raise Mistake(
-            "some activations are neither the clean nor the adversarial ones. Exchange channels; "
-            "do not add or average."
-        )
-    count = (~clean_map).sum(1)
-    if (count != k).any():
-        raise Mistake(f"images keep {count.tolist()} channels; {k} each are expected.")
+@cache
+def _block_three() -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What exercise 6.3 gives and hides, of signs that PGD fools at 2/255."""
+    model, layer = load("signs-standard"), "blocks.2"
+    x, y = signs.render(32, seed=6_303)
+    x_adv = pgd(model, x, y, 2 / 255, steps=10)
+    j = predict(model, x_adv).argmax(1)
+    fooled = (predict(model, x).argmax(1) == y) & (j != y)
+    x, x_adv, y, j = x[fooled], x_adv[fooled], y[fooled], j[fooled]
+    h, h_adv = (record(model, images, [layer])[layer] for images in (x, x_adv))
+    typical_x, typical_y = signs.render(240, seed=6_304)
+    level = record(model, typical_x, [layer])[layer].mean((2, 3))
+    profile = torch.stack([level[typical_y == c].mean(0) for c in range(16)])
+    block, head = model.get_submodule("blocks.3"), model.get_submodule("head")
+    rest = nn.Sequential(block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    return rest, h, h_adv - h, y, j, profile[j] - profile[y]

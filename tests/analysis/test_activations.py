@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import advlib
 from advlib.analysis.activations import (
-    channel_change,
+    along,
+    convolution_bound,
     largest,
-    mix,
     operator_norm,
     record,
     relative_change,
@@ -219,43 +219,61 @@ def test_relative_change_of_nothing() -> None:
         relative_change(one, torch.ones(2, 3))
 
 
-def test_channel_change_is_the_mean_over_places() -> None:
-    clean, changed = draw(3, 5, 4, 4), draw(3, 5, 4, 4, seed=1)
-    torch.testing.assert_close(
-        channel_change(clean, changed), changed.mean((2, 3)) - clean.mean((2, 3))
-    )
-    assert channel_change(clean[..., 0, 0], changed[..., 0, 0]).shape == (3, 5)
-    with pytest.raises(InputError):
-        channel_change(clean[0, 0, 0], changed[0, 0, 0])
-
-
 @given(st.integers(0, 10_000), st.integers(0, 7))
-def test_mix_takes_the_k_largest_and_nothing_else(seed: int, k: int) -> None:
-    base, other, score = draw(4, 7, 2, 3), draw(4, 7, 2, 3, seed=1), draw(4, 7, seed=seed)
+def test_the_k_largest_are_marked_and_nothing_else(seed: int, k: int) -> None:
+    score = draw(4, 7, seed=seed)
     chosen = largest(score, k)
     assert (chosen.sum(1) == k).all()
     if 0 < k < 7:
         assert (
             score.masked_fill(~chosen, 9).amin(1) >= score.masked_fill(chosen, -9).amax(1)
         ).all()
-    kept = base.clone()
-    mixed = mix(base, other, chosen)
-    for i in range(4):
-        for c in range(7):
-            assert mixed[i, c].equal((other if chosen[i, c] else base)[i, c])
-    assert base.equal(kept)
-    assert mix(other, base, ~chosen).equal(mixed)
 
 
-def test_mix_and_largest_refuse_what_does_not_fit() -> None:
-    base = draw(4, 7, 2, 3)
-    with pytest.raises(InputError, match="booleans"):
-        mix(base, base, torch.ones(4, 7))
-    with pytest.raises(InputError, match="one for each channel"):
-        mix(base, base, torch.ones(7, dtype=torch.bool))
-    for k in (-1, 8):
+def test_largest_refuses_what_does_not_fit() -> None:
+    for score, k in ((draw(4, 7), -1), (draw(4, 7), 8), (draw(4, 7, 2), 1)):
         with pytest.raises(InputError, match="number of channels"):
-            largest(draw(4, 7), k)
+            largest(score, k)
+
+
+@given(st.integers(0, 10_000), st.floats(0.1, 50))
+def test_the_part_along_a_direction_is_its_projection(seed: int, scale: float) -> None:
+    change, direction = draw(4, 7, 2, 3, seed=seed), draw(4, 7, seed=seed + 1)
+    part = along(change, scale * direction)
+    for i in range(4):
+        outer = torch.outer(direction[i], direction[i]) / direction[i].square().sum()
+        expected = torch.einsum("cd,dhw->chw", outer, change[i])
+        torch.testing.assert_close(part[i], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(along(part, direction), part, rtol=1e-4, atol=1e-5)
+    pooled = along(change[..., 0, 0], direction)
+    torch.testing.assert_close(pooled, along(change, direction)[..., 0, 0])
+
+
+def test_along_refuses_what_is_no_direction() -> None:
+    change = draw(4, 7, 2, 3)
+    for direction in (draw(7), draw(4, 6), draw(4, 7, 1, 1), torch.zeros(4, 7)):
+        with pytest.raises(InputError, match="each direction longer than zero"):
+            along(change, direction)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, 6), (3, 2, 6), (5, 2, 7), (1, 1, 4)])
+def test_the_bound_of_a_convolution_holds_and_is_close(kernel: int, stride: int, size: int) -> None:
+    """Against the convolution's own matrix, and the circular convolution it is taken from."""
+    conv = seeded(lambda: nn.Conv2d(2, 3, kernel, stride, padding=kernel // 2, bias=False)).double()
+    basis = torch.eye(2 * size * size, dtype=torch.float64).view(-1, 2, size, size)
+    with torch.no_grad():
+        norm = float(torch.linalg.matrix_norm(conv(basis).flatten(1), 2))
+    found = convolution_bound(conv.weight, size, stride)
+    assert norm <= found * (1 + 1e-12) and found < 1.4 * norm
+
+    side = stride * -(-(size + kernel - 1) // stride)
+    torus = torch.eye(2 * side * side, dtype=torch.float64).view(-1, 2, side, side)
+    wrapped = nn.functional.pad(torus, [kernel - 1] * 4, mode="circular")
+    with torch.no_grad():
+        # Wrapped on both sides: the first `side` results are each place's once.
+        circular = nn.functional.conv2d(wrapped, conv.weight)[:, :, :side, :side]
+    matrix = circular[:, :, ::stride, ::stride].flatten(1)
+    assert found == pytest.approx(float(torch.linalg.matrix_norm(matrix, 2)), rel=1e-10)
 
 
 def test_operator_norm_of_a_matrix_is_its_largest_singular_value(device: torch.device) -> None:

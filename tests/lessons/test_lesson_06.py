@@ -1,9 +1,11 @@
 """Checks of lesson 6: a stub fails, the solution passes, each mistake gets its own sentence."""
 
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advlib.analysis import activations
+from advlib.analysis.activations import along
 from advlib.lessons import lesson_06
 
 
@@ -59,72 +61,86 @@ def test_relative_change_accepts_correct_answers() -> None:
     assert lesson_06.relative_change(by_loop).ok
 
 
-def _size(clean: Tensor, adversarial: Tensor) -> Tensor:
-    return (adversarial - clean).flatten(2).norm(dim=2)
+def _in_place(clean: Tensor, adversarial: Tensor, direction: Tensor) -> Tensor:
+    kept = clean + along(adversarial - clean, direction)
+    direction /= direction.norm(dim=1, keepdim=True)
+    return kept
 
 
-def _put(base: Tensor, other: Tensor, score: Tensor, k: int) -> Tensor:
-    return activations.mix(base, other, activations.largest(score, k))
+def _unscaled(change: Tensor, v: Tensor) -> Tensor:
+    v = v[:, :, None, None]
+    return (change * v).sum(1, keepdim=True) * v
 
 
-def _in_place(clean: Tensor, adversarial: Tensor, k: int) -> Tensor:
-    chosen = activations.largest(_size(clean, adversarial), k)
-    clean[chosen] = adversarial[chosen]
-    return clean
-
-
-def _places(clean: Tensor, adversarial: Tensor, k: int) -> Tensor:
-    flat = (adversarial - clean).abs().flatten(1)
-    chosen = activations.largest(flat, k * 16 - 5).view_as(clean)
-    return torch.where(chosen, adversarial, clean)
-
-
-def _over_the_batch(clean: Tensor, adversarial: Tensor, k: int) -> Tensor:
-    size = _size(clean, adversarial)
-    chosen = (size >= size.flatten().topk(3 * k).values[-1])[:, :, None, None]
-    return torch.where(chosen, adversarial, clean)
+def _over_the_batch(clean: Tensor, adversarial: Tensor, direction: Tensor) -> Tensor:
+    return clean + _unscaled(adversarial - clean, direction / direction.norm())
 
 
 KEEP_MISTAKES = {
-    "returns nothing": lambda a, b, k: None,
-    "activations of": lambda a, b, k: _put(a, b, _size(a, b), k)[:, :k],
+    "returns nothing": lambda a, b, v: None,
+    "activations of": lambda a, b, v: (b - a).mean((2, 3)),
     "changes x itself": _in_place,
-    "nothing of the attack": lambda a, b, k: a.clone(),
-    "everything comes from": lambda a, b, k: b.clone(),
-    "change least": lambda a, b, k: _put(a, b, -_size(a, b), k),
-    "looks at the sign": lambda a, b, k: _put(a, b, (b - a).mean((2, 3)), k),
-    "counts as unchanged": lambda a, b, k: _put(a, b, (a - b).mean((2, 3)), k),
-    "change of the mean": lambda a, b, k: _put(a, b, (b - a).mean((2, 3)).abs(), k),
-    "size of a channel under attack": lambda a, b, k: _put(a, b, b.flatten(2).norm(dim=2), k),
-    "in the clean run": lambda a, b, k: _put(a, b, a.flatten(2).norm(dim=2), k),
-    "same channels": lambda a, b, k: _put(a, b, _size(a, b).mean(0).expand(len(a), -1), k),
-    "own most changed": lambda a, b, k: _put(a, b, _size(a, b)[0].expand(len(a), -1), k),
-    "keep 3 channels": lambda a, b, k: _put(a, b, _size(a, b), k + 1),
-    "keep 1 channel instead": lambda a, b, k: _put(a, b, _size(a, b), k - 1),
-    "removes the top k": lambda a, b, k: _put(b, a, _size(a, b), k),
-    "inside one channel": _places,
-    "do not add or average": lambda a, b, k: (a + b) / 2,
-    "channels; 2 each": _over_the_batch,
-    "but not which ones": lambda a, b, k: _put(a, b, torch.arange(6.0).flip(0).expand(3, -1), k),
-    "with k = 0": lambda a, b, k: _put(a, b, _size(a, b), max(k, 1)),
+    "nothing of the attack": lambda a, b, v: a.clone(),
+    "everything comes from": lambda a, b, v: b.clone(),
+    "not of length 1": lambda a, b, v: a + _unscaled(b - a, v),
+    "divide the inner product by": lambda a, b, v: (
+        a + _unscaled(b - a, v) / v.norm(dim=1)[:, None, None, None]
+    ),
+    "all directions together": _over_the_batch,
+    "Add it to the clean": lambda a, b, v: along(b - a, v),
+    "project the adversarial": lambda a, b, v: a + along(b, v),
+    "Project the change": lambda a, b, v: along(b, v),
+    "orthogonal": lambda a, b, v: b - along(b - a, v),
+    "subtract the part": lambda a, b, v: a - along(b - a, v),
+    "average the change over": lambda a, b, v: (
+        a + along((b - a).mean((2, 3), keepdim=True), v).expand_as(a)
+    ),
+    "the same direction": lambda a, b, v: a + along(b - a, v[:1].expand_as(v)),
+    "row of `direction`": lambda a, b, v: a + along(b - a, v.mean(0).expand_as(v)),
+    "not the expected ones": lambda a, b, v: a + 2 * along(b - a, v),
     "stopped with TypeError": lambda a, b: a,
 }
 
 
-def test_keep_only_names_each_mistake() -> None:
-    for words, answer in KEEP_MISTAKES.items():
-        verdict = lesson_06.keep_only(answer)
-        assert not verdict.ok and words in verdict.message, (words, verdict)
+@pytest.mark.parametrize("words", KEEP_MISTAKES)
+def test_keep_direction_names_each_mistake(words: str) -> None:
+    verdict = lesson_06.keep_direction(KEEP_MISTAKES[words])
+    assert not verdict.ok and words in verdict.message, verdict
 
 
-def test_keep_only_accepts_correct_answers() -> None:
-    assert lesson_06.keep_only(lambda a, b, k: _put(a, b, _size(a, b), k)).ok
+def test_keep_direction_accepts_correct_answers() -> None:
+    def squared(clean: Tensor, adversarial: Tensor, direction: Tensor) -> Tensor:
+        number = torch.einsum("nchw,nc->nhw", adversarial - clean, direction)
+        number = number / direction.square().sum(1)[:, None, None]
+        return clean + torch.einsum("nhw,nc->nchw", number, direction)
 
-    def by_loop(clean: Tensor, adversarial: Tensor, k: int) -> Tensor:
-        patched = clean.clone()
-        for i in range(len(clean)):
-            order = (adversarial[i] - clean[i]).square().sum((1, 2)).argsort(descending=True)
-            patched[i, order[:k]] = adversarial[i, order[:k]]
-        return patched
+    assert lesson_06.keep_direction(squared).ok
+    assert lesson_06.keep_direction(lambda a, b, v: a + along(b - a, v)).ok
 
-    assert lesson_06.keep_only(by_loop).ok
+
+def _uphill(rest: nn.Module, h: Tensor, y: Tensor, j: Tensor, step: Tensor) -> Tensor:
+    at = (h + step[:, :, None, None]).requires_grad_()
+    logits = rest(at)
+    lead = logits.gather(1, j[:, None]) - logits.gather(1, y[:, None])
+    (gradient,) = torch.autograd.grad(lead.sum(), at)
+    return gradient.mean((2, 3))
+
+
+BETTER_MISTAKES = {
+    "returns nothing": lambda rest, h, y, j, step: ...,
+    "numbers of": lambda rest, h, y, j, step: step[0],
+    "zero or not finite": lambda rest, h, y, j, step: 0 * step,
+    "at least 5 points more": lambda rest, h, y, j, step: step,
+    "carries 0% of": lambda rest, h, y, j, step: torch.eye(64)[:1].expand_as(step),
+}
+
+
+@pytest.mark.parametrize("words", BETTER_MISTAKES)
+def test_better_direction_names_each_mistake(words: str) -> None:
+    verdict = lesson_06.better_direction(BETTER_MISTAKES[words])
+    assert not verdict.ok and words in verdict.message, verdict
+
+
+def test_the_gradient_behind_the_class_step_is_a_better_direction() -> None:
+    verdict = lesson_06.better_direction(_uphill)
+    assert verdict.ok and "of the decision" in verdict.message, verdict
