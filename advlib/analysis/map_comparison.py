@@ -1,8 +1,8 @@
 r"""Do two maps of the same image agree, and by more than chance?
 
 Maps give one number to every pixel: an attribution, or the size of a perturbation. `overlap`
-compares two of them, `template_correlation` compares perturbations with given templates, and
-`permutation_test` says how much of the agreement unrelated maps would show as well.
+compares two of them, `permutation_test` says how much of the agreement unrelated maps would show as
+well, and `matched_halves` chooses pixels that are alike in one map and differ in the other.
 """
 
 import math
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from advlib.contracts import check_steps
@@ -109,21 +108,54 @@ def common(a: Tensor, b: Tensor) -> Tensor:
     return (a & b).flatten(1).sum(1) / a.flatten(1).sum(1)
 
 
-def template_correlation(delta: Tensor, templates: Tensor) -> Tensor:
-    """Pearson correlation of each perturbation with each template: does it draw one of them?
+def matched_halves(
+    match: Tensor, by: Tensor, share: float, *, group: int = 4
+) -> tuple[Tensor, Tensor]:
+    """Choose two sets of pixels that are alike in one map and differ in another.
 
-    `delta` has shape (n, c, h, w) and `templates` (k, c, h, w): for instance the mean image of each
-    class minus the mean of all. The result has shape (n, k); it is 0 where one of the two is
-    constant.
+    The top ``2 * share`` pixels of `match` are taken in order, `group` neighbours at a time. The
+    half of each group with the larger values of `by` goes to the first set, the rest to the second.
+
+    Parameters
+    ----------
+    match, by
+        Maps, shape (n, h, w), without NaN.
+    share
+        Size of each set, as a share of all pixels, above 0 and at most 0.5; what does not fill a
+        group is left out.
+    group
+        Even number >= 2. A large one sets the two apart in `by`, a small one keeps them alike in
+        `match`.
+
+    Returns
+    -------
+    more, less : Tensor
+        Booleans, shape (n, h, w), as many in both.
+
+    Raises
+    ------
+    InputError
+        Maps, a share or a group that cannot be used.
     """
-    if delta.shape[1:] != templates.shape[1:]:
+    _check_pair(match, by)
+    if match.ndim != 3 or match.isnan().any() or by.isnan().any():
+        raise InputError("two maps of shape (n, h, w), without NaN, are expected.")
+    groups = round(2 * share * match[:1].numel()) // group if group > 0 else 0
+    if group % 2 or not 0 < share <= 0.5 or groups == 0:
         raise InputError(
-            f"perturbations of {tuple(delta.shape[1:])} and templates of "
-            f"{tuple(templates.shape[1:])} do not fit together."
+            f"share is {share} and group {group}; a share of at most 0.5 that fills at least one "
+            "group, and an even group, are expected."
         )
-    flat = (values.flatten(1) for values in (delta, templates))
-    one, other = (F.normalize(rows - rows.mean(1, keepdim=True), dim=1) for rows in flat)
-    return one @ other.T
+    order = match.flatten(1).argsort(dim=1, descending=True, stable=True)[:, : groups * group]
+    order = order.view(len(match), groups, group)
+    values = by.flatten(1).gather(1, order.flatten(1)).view_as(order)
+    order = order.gather(2, values.argsort(dim=2, descending=True, stable=True))
+    nothing = torch.zeros_like(match.flatten(1), dtype=torch.bool)
+    more, less = (
+        nothing.scatter(1, half.flatten(1), True).view(match.shape)
+        for half in order.split(group // 2, 2)
+    )
+    return more, less
 
 
 def _check_pair(a: Tensor, b: Tensor) -> None:

@@ -1,10 +1,16 @@
 """Checks of lesson 7, "The same pixels"."""
 
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from advlib.analysis.map_comparison import per_pixel, top_pixels
+from advlib.attacks.pgd import pgd
+from advlib.data import signs
+from advlib.evaluation import predict
+from advlib.gradients import input_gradient
 from advlib.lessons import (
     Answer,
     Mistake,
@@ -15,6 +21,10 @@ from advlib.lessons import (
     expect_untouched,
     name_mistake,
 )
+from advlib.models import load
+
+PIXELS, GRADIENTS = 205, 8
+"""What exercise 7.3 allows for each image: pixels, and gradients to choose them."""
 
 
 @check
@@ -174,3 +184,68 @@ def _p_values(greater: int, equal: int, far: int, draws: int) -> dict[str, Any]:
         / (1 + draws),
         "that is a number of draws, not a share. Divide by 1 + draws.": 1 + reached,
     }
+
+
+@check
+def pixel_choice(answer: Answer) -> str:
+    """Exercise 7.3: choose 205 pixels of each sign that flip more answers than the steepest do.
+
+    ``answer(model, x, y)`` returns booleans, shape (n, 64, 64), from at most eight gradients for
+    each image. PGD may then change these pixels by at most 4/255.
+    """
+    network, x, y, steepest = _to_choose()
+    given, calls = x.clone(), {True: 0, False: 0}
+
+    def model(images: Tensor) -> Tensor:
+        calls[images.requires_grad and torch.is_grad_enabled()] += len(images)
+        return network(images)
+
+    chosen = expect_tensor(answer(model, given, y), (len(x), *x.shape[2:]), "pixels").detach()
+    expect_untouched(given, x)
+    if chosen.dtype != torch.bool:
+        raise Mistake(f"your pixels are {chosen.dtype}; booleans are expected: True may change.")
+    counts = chosen.flatten(1).sum(1)
+    if not (counts == PIXELS).all():
+        raise Mistake(
+            f"you choose {int(counts.min())} to {int(counts.max())} pixels of a sign; {PIXELS} of "
+            "each are expected. top_pixels(values, 0.05) marks them, image by image."
+        )
+    for kind, what in ((True, "gradients"), (False, "calls without a gradient")):
+        if calls[kind] > GRADIENTS * len(x):
+            raise Mistake(
+                f"you use {calls[kind] / len(x):.1f} {what} for each image; {GRADIENTS} are "
+                "allowed."
+            )
+    yours, theirs = (_flipped(network, x, y, pixels) for pixels in (chosen, steepest))
+    if yours <= theirs:
+        raise Mistake(
+            f"your pixels flip {yours} of {len(x)} signs, the steepest ones {theirs}. The gradient "
+            "at x says where the attack begins. Where does it do its work on the way?"
+        )
+    return f"your pixels flip {yours} of {len(x)} signs, the steepest ones {theirs}."
+
+
+def _flipped(model: nn.Module, x: Tensor, y: Tensor, pixels: Tensor) -> int:
+    x_adv = pgd(
+        model,
+        x,
+        y,
+        4 / 255,
+        steps=8,
+        random_start=False,
+        loss="margin",
+        early_stop=True,
+        where=pixels[:, None],
+    )
+    return int((predict(model, x_adv).argmax(1) != y).sum())
+
+
+@cache
+def _to_choose() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """The standard network, 32 signs that it classifies correctly, and their steepest pixels."""
+    model = load("signs-standard")
+    x, y = signs.render(40, seed=7_306)
+    correct = predict(model, x).argmax(1) == y
+    x, y = x[correct][:32], y[correct][:32]
+    gradient = input_gradient(model, x, y, loss="margin").grad
+    return model, x, y, top_pixels(per_pixel(gradient), PIXELS / 4096)

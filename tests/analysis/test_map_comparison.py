@@ -1,11 +1,8 @@
 """The comparison of maps and the permutation test, against brute force and counting."""
 
-import itertools
 import math
 
-import numpy as np
 import pytest
-import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,16 +69,27 @@ def test_overlap_is_symmetric_and_marks_commute_with_it(seed: int, share: float)
     assert torch.equal(both, map_comparison.common(*top))
 
 
-def test_correlation_with_templates_is_pearsons() -> None:
-    delta = reference.images(N, 3, 6, 5, seed=1) - 0.5
-    templates = reference.images(3, 3, 6, 5, seed=2)
-    got = map_comparison.template_correlation(delta, templates)
-    for i, j in itertools.product(range(N), range(3)):
-        expected = np.corrcoef(delta[i].flatten(), templates[j].flatten())[0, 1]
-        assert got[i, j].item() == pytest.approx(expected, abs=1e-10)
-    assert not bool(map_comparison.template_correlation(0 * delta, templates).any())
-    with pytest.raises(InputError, match="do not fit"):
-        map_comparison.template_correlation(delta, templates[:, :1])
+@given(seed=seeds, group=st.sampled_from([2, 4, 6]))
+def test_matched_halves_are_alike_in_one_map_and_differ_in_the_other(seed: int, group: int) -> None:
+    match, by = maps(seed), maps(seed + 1)
+    share = 6 / match[0].numel()
+    more, less = map_comparison.matched_halves(match, by, share, group=group)
+    assert not (more & less).any()
+    assert torch.equal(more | less, map_comparison.top_pixels(match, 2 * share))
+    for values, one, other in zip(match, more, less, strict=True):
+        ordered = values[one | other].sort(descending=True).values.view(-1, group)
+        for picked in (one, other):  # as many of each group
+            inside = (ordered[:, :, None] == values[picked]).sum((1, 2))
+            assert inside.eq(group // 2).all()
+    assert ((by * more).flatten(1).sum(1) >= (by * less).flatten(1).sum(1)).all()
+
+
+def test_a_group_of_two_gives_the_larger_of_each_pair_to_the_first() -> None:
+    match = torch.tensor([[[9.0, 8, 7, 6, 1, 0]]])
+    by = torch.tensor([[[1.0, 2, 4, 3, 9, 9]]])
+    more, less = map_comparison.matched_halves(match, by, 1 / 3, group=2)
+    assert more.int().tolist() == [[[0, 1, 1, 0, 0, 0]]]
+    assert less.int().tolist() == [[[1, 0, 0, 1, 0, 0]]]
 
 
 def test_maps_that_do_not_fit_are_refused() -> None:
@@ -93,6 +101,13 @@ def test_maps_that_do_not_fit_are_refused() -> None:
         lambda: map_comparison.overlap(a[:, 0], a[:, 0]),
         lambda: map_comparison.overlap(a, a * torch.nan),
         lambda: map_comparison.common(a, a),
+        lambda: map_comparison.matched_halves(a, a[:2], 0.1),
+        lambda: map_comparison.matched_halves(a[:, 0], a[:, 0], 0.1),
+        lambda: map_comparison.matched_halves(a, a * torch.nan, 0.1),
+        lambda: map_comparison.matched_halves(a, a, 0.6),
+        lambda: map_comparison.matched_halves(a, a, 0),
+        lambda: map_comparison.matched_halves(a, a, 0.1, group=3),
+        lambda: map_comparison.matched_halves(a, a, 0.1, group=0),
         lambda: map_comparison.permutation_test(a[:0], a[:0]),
         lambda: map_comparison.permutation_test(
             a, a, null=map_comparison.exchanged(torch.arange(3))

@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import advlib
+from advlib.analysis import attribution
+from advlib.analysis.map_comparison import per_pixel, top_pixels
 from advlib.lessons import lesson_07
 
 
@@ -132,3 +135,56 @@ def test_permutation_p_accepts_correct_answers() -> None:
     assert lesson_07.permutation_p(
         _from_null(lambda null, seen, n: ((null >= seen).double().sum() + 1) / (n + 1))
     ).ok
+
+
+def _steepest(model: Callable, x: Tensor, y: Tensor) -> Tensor:
+    gradient = advlib.input_gradient(model, x, y, loss="margin").grad
+    return top_pixels(per_pixel(gradient), 0.05)
+
+
+def _greedy(model: Callable, x: Tensor, y: Tensor) -> Tensor:
+    for _ in range(9):
+        chosen = _steepest(model, x, y)
+    return chosen
+
+
+def _counting(model: Callable, x: Tensor, y: Tensor) -> Tensor:
+    for _ in range(9):
+        model(x)
+    return _steepest(model, x, y)
+
+
+def _brighter(model: Callable, x: Tensor, y: Tensor) -> Tensor:
+    chosen = _steepest(model, x, y)
+    x += 0.1
+    return chosen
+
+
+CHOICE_MISTAKES = {
+    "returns nothing": lambda model, x, y: None,
+    "pixels of (32, 64, 64)": lambda model, x, y: _steepest(model, x, y)[:, None],
+    "changes x itself": _brighter,
+    "booleans are expected": lambda model, x, y: _steepest(model, x, y).float(),
+    "410 to 410 pixels": lambda model, x, y: top_pixels(x.sum(1), 0.1),
+    "9.0 gradients": _greedy,
+    "9.0 calls without": _counting,
+    "the gradient at x says": _steepest,
+    "pixels flip 0 of 32": lambda model, x, y: top_pixels(-per_pixel(x), 0.05).roll(32, 1),
+    "stopped with TypeError": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("words", CHOICE_MISTAKES)
+def test_pixel_choice_names_each_mistake(words: str) -> None:
+    verdict = lesson_07.pixel_choice(CHOICE_MISTAKES[words])
+    assert not verdict.ok and words.lower() in verdict.message.lower(), verdict
+
+
+def test_the_pixels_where_an_attack_does_its_damage_flip_more_than_the_steepest() -> None:
+    def damage(model: Callable, x: Tensor, y: Tensor) -> Tensor:
+        x_adv = advlib.pgd(model, x, y, 4 / 255, steps=4, loss="margin", random_start=False)
+        removed = -attribution.integrated_gradients(model, x_adv, y, x, steps=4)
+        return top_pixels(per_pixel(removed, "signed"), 0.05)
+
+    verdict = lesson_07.pixel_choice(damage)
+    assert verdict.ok and "the steepest ones" in verdict.message, verdict
