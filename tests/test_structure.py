@@ -117,7 +117,7 @@ def test_the_package_stays_small() -> None:
     # 16,500 before the network for photographs, claims with rivals, drawings, and files of 8 bits;
     # 18,000 before minimal perturbations, the card as a page, folders of photographs; 18,750 before
     # the sentence encoder and its attack; 19,450 before matched halves and exercise 7.3.
-    assert lines(*FILES) <= 19_500
+    assert lines(*FILES) <= 19_550
 
 
 # -- the reference ---------------------------------------------------------------------------------
