@@ -53,7 +53,7 @@ def _train(options: argparse.Namespace) -> Path:
     recipe = recipes.find(options.name)
     model, metadata = recipes.train_model(recipe)
     path = shipped.weights_path(recipe.name)
-    shipped.save_weights(model, path, metadata)
+    shipped.save_weights(model.half() if recipe.half else model, path, metadata)
     return path
 
 

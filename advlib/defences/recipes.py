@@ -74,6 +74,8 @@ class Recipe:
     """Held-out images on which to measure accuracy, clean and attacked, after each epoch."""
     style: str = "vienna"
     """How the signs are drawn, one of ``signs.STYLES``."""
+    half: bool = False
+    """Whether the weights are stored in half precision, in half the space."""
 
 
 def _small(defence: str, purpose: str, **settings: Any) -> Recipe:
@@ -152,6 +154,40 @@ def _random_labels(labels: str, purpose: str) -> list[Recipe]:
     ]
 
 
+FAMILIES: tuple[Recipe, ...] = (
+    *(
+        _small(
+            f"standard-{seed}",
+            "As signs-small-standard, from other initial weights and on other images.",
+            seed=seed,
+            data_seed=1_000_000 + 100_000 * seed,
+            half=True,
+        )
+        for seed in (1, 2)
+    ),
+    *(
+        _small(
+            f"child-{seed}",
+            f"{parent} trained further against PGD, as signs-robust was.",
+            seed=seed,
+            data_seed=1_000_000 + 100_000 * seed,
+            epochs=6,
+            lr=0.1,
+            weight_decay=5e-4,
+            average=0.995,
+            eps=4 / 255,
+            ramp=0.5,
+            steps=2,
+            start=parent,
+            half=True,
+        )
+        for seed, parent in enumerate(
+            ("signs-small-standard", "signs-small-standard-1", "signs-small-standard-2")
+        )
+    ),
+)
+"""The families of lesson 11: with signs-small-standard, three parents with a robust child each."""
+
 _SINGLE_STEP: dict[str, Any] = dict(
     images=2048, epochs=12, lr=0.1, eps=16 / 255, start="signs-robust", watch=128
 )
@@ -213,6 +249,7 @@ _ALL: tuple[Recipe, ...] = (
         "attack: there is nothing to learn.",
     ),
     *SMALL,
+    *FAMILIES,
     Recipe(
         "signs-fgsm-overfit",
         "signs-robust trained further against FGSM in a larger ball: it learns to resist this "

@@ -1,13 +1,18 @@
 """Checks of lesson 11, "Attacks travel"."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from advlib.attacks import pgd
+from advlib.attacks.momentum import ensemble
+from advlib.data import signs
+from advlib.evaluation import predict
 from advlib.lessons import (
     Answer,
     Mistake,
@@ -18,6 +23,7 @@ from advlib.lessons import (
     expect_untouched,
     name_mistake,
 )
+from advlib.models import load
 
 _EPS = 0.05
 _STEP = 0.02
@@ -165,3 +171,80 @@ def _wrong_step(step: Tensor, delta: Tensor, grads: Tensor, mean: Tensor) -> Non
         "this is another step. In order: the mean of the gradients over the images, its sign, "
         "times step_size, added to delta, clamped to -eps..eps."
     )
+
+
+_OWNED = ("signs-mlp", "signs-cnn", "signs-small-child-2")
+_STRANGERS = ("signs-standard", "signs-small-deep", "signs-vit")
+_BUDGET = 8 / 255
+_GRADIENTS = 20
+
+
+@check
+def fool_a_stranger(answer: Answer) -> str:
+    """Exercise 11.3: fool three unknown networks with the gradients of three others.
+
+    ``answer(surrogates, x, y, eps)`` returns images within `eps` of `x`. Over three strangers it
+    has to fool more than PGD on the three surrogates together, and more than random squares.
+    """
+    x, y, rivals = _rivals()
+    calls = [0] * len(_OWNED)
+    surrogates = [_counted(load(name), calls, place) for place, name in enumerate(_OWNED)]
+    given = expect_tensor(answer(surrogates, x.clone(), y, _BUDGET), tuple(x.shape), "images")
+    given = given.detach()
+    if not given.isfinite().all() or given.min() < 0 or given.max() > 1:
+        raise Mistake("some pixels leave [0, 1]. End with clamp(0, 1).")
+    if (given - x).abs().max() > _BUDGET + 1e-6:
+        raise Mistake(
+            f"a pixel value changes by {255 * float((given - x).abs().max()):.1f}/255; "
+            "eps is 8/255. Clamp the change to -eps..eps."
+        )
+    if max(calls) > _GRADIENTS * len(x):
+        raise Mistake(
+            f"you use {max(calls) / len(x):.0f} gradients of one network for each image; "
+            f"{_GRADIENTS} are allowed."
+        )
+    yours = _strangers_fooled(given, x, y)
+    best = max(rivals, key=lambda name: rivals[name])
+    if yours <= rivals[best]:
+        raise Mistake(
+            f"you fool the strangers on {yours:.0%} of the signs, {best} on {rivals[best]:.0%}. "
+            "What do your three networks agree on, and how coarse is your change?"
+        )
+    told = " and ".join(f"{name} on {share:.0%}" for name, share in rivals.items())
+    return f"you fool the strangers on {yours:.0%} of the signs, {told}."
+
+
+def _counted(network: nn.Module, calls: list[int], place: int) -> nn.Module:
+    """The network; `calls` counts the images that it sees while gradients are recorded."""
+
+    def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].requires_grad and torch.is_grad_enabled():
+            calls[place] += len(inputs[0])
+
+    network.register_forward_pre_hook(count)
+    return network
+
+
+def _strangers_fooled(x_adv: Tensor, x: Tensor, y: Tensor) -> float:
+    """Share of the correct classifications of all strangers that `x_adv` turns wrong."""
+    lost = correct = 0
+    for name in _STRANGERS:
+        network = load(name)
+        before = predict(network, x).argmax(1) == y
+        correct += int(before.sum())
+        lost += int((before & (predict(network, x_adv).argmax(1) != y)).sum())
+    return lost / correct
+
+
+@cache
+def _rivals() -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Signs that the lesson does not show, and how often its two rivals fool the strangers."""
+    x, y = signs.render(48, seed=5_311)
+    group = ensemble([load(name) for name in _OWNED], average="logits")
+    bits = torch.randint(0, 2, (len(x), 3, 4, 4), generator=torch.Generator().manual_seed(0))
+    pattern = (2 * bits - 1).repeat_interleave(16, 2).repeat_interleave(16, 3)
+    made: dict[str, Callable[[], Tensor]] = {
+        "PGD on your three networks": lambda: pgd(group, x, y, _BUDGET, steps=_GRADIENTS),
+        "random squares": lambda: (x + _BUDGET * pattern).clamp(0, 1),
+    }
+    return x, y, {name: _strangers_fooled(images(), x, y) for name, images in made.items()}

@@ -40,6 +40,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{f"signs-small-{how}": _small for how in ("augmented", "noise", "more-data", "decay")},
     **{f"signs-small-{how}": _small for how in ("smoothed-labels", "gradient-penalty")},
     **{f"signs-small-{how}": _small for how in ("fgsm", "fast", "pgd", "trades")},
+    **{f"signs-small-standard-{seed}": _small for seed in (1, 2)},
+    **{f"signs-small-child-{seed}": _small for seed in range(3)},
     "signs-fgsm-overfit": SignNet,
     "signs-fgsm-mended": SignNet,
 }
@@ -53,8 +55,9 @@ against PGD. ``signs-linear``, ``signs-mlp``, ``signs-cnn`` and ``signs-vit`` ar
 architectures, trained on clean images. ``signs-american`` and ``signs-american-cnn`` classify signs
 drawn in the other style (lesson 11). ``signs-relabelled-0`` to ``-2`` were trained on perturbed
 images with the attacker's labels only, ``signs-control-0`` to ``-2`` on the same labels and images
-with random noise (lesson 8). ``signs-small-...`` are the rows of lesson 9's table;
-``signs-fgsm-overfit`` shows catastrophic overfitting to FGSM, ``signs-fgsm-mended`` avoids it.
+with random noise (lesson 8). ``signs-small-...`` are the rows of lesson 9's table, but
+``signs-small-standard-1`` and ``-2`` and ``signs-small-child-0`` to ``-2``, the families of lesson
+11; ``signs-fgsm-overfit`` shows catastrophic overfitting to FGSM, ``signs-fgsm-mended`` avoids it.
 """
 
 

@@ -5,6 +5,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+import advlib
+from advlib.attacks.momentum import ensemble
 from advlib.lessons import lesson_11
 
 
@@ -123,3 +125,39 @@ def test_universal_step_accepts_correct_answers() -> None:
 
     for answer in (step, by_sum):
         assert lesson_11.universal_step(answer).ok, lesson_11.universal_step(answer)
+
+
+def coarse_pgd(surrogates, x, y, eps, steps=20):
+    group, delta = ensemble(surrogates, average="logits"), torch.zeros_like(x)
+    for _ in range(steps):
+        grad = advlib.input_gradient(group, (x + delta).clamp(0, 1), y, loss="margin").grad
+        sign = F.avg_pool2d(grad, 16).sign()
+        step = sign.repeat_interleave(16, 2).repeat_interleave(16, 3)
+        delta = (delta + eps / 5 * step).clamp(-eps, eps)
+    return (x + delta).clamp(0, 1)
+
+
+def plain_pgd(surrogates, x, y, eps):
+    return advlib.pgd(ensemble(surrogates, average="logits"), x, y, eps, steps=10)
+
+
+STRANGER_MISTAKES = {
+    "returns nothing": lambda *a: ...,
+    "images of": lambda surrogates, x, y, eps: x[:1],
+    "leave [0, 1]": lambda surrogates, x, y, eps: x + 2,
+    "Clamp the change": lambda surrogates, x, y, eps: (x + 2 * eps).clamp(0, 1),
+    "are allowed": lambda *a: coarse_pgd(*a, steps=21),
+    "What do your three": plain_pgd,
+    "stopped with TypeError": lambda x: x,
+}
+
+
+def test_fool_a_stranger_names_each_mistake() -> None:
+    for words, answer in STRANGER_MISTAKES.items():
+        verdict = lesson_11.fool_a_stranger(answer)
+        assert not verdict.ok and words in verdict.message, (words, verdict)
+
+
+def test_fool_a_stranger_accepts_a_coarse_change_that_all_surrogates_agree_on() -> None:
+    verdict = lesson_11.fool_a_stranger(coarse_pgd)
+    assert verdict.ok, verdict
