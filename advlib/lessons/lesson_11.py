@@ -1,7 +1,7 @@
 """Checks of lesson 11, "Attacks travel"."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -13,6 +13,7 @@ from advlib.attacks import pgd
 from advlib.attacks.momentum import ensemble
 from advlib.data import signs
 from advlib.evaluation import predict
+from advlib.gradients import margin
 from advlib.lessons import (
     Answer,
     Mistake,
@@ -177,6 +178,8 @@ _OWNED = ("signs-mlp", "signs-cnn", "signs-small-child-2")
 _STRANGERS = ("signs-standard", "signs-small-deep", "signs-vit")
 _BUDGET = 8 / 255
 _GRADIENTS = 20
+_AHEAD = 0.05
+"""By less than this an answer may be ahead by luck: some 130 classifications count."""
 
 
 @check
@@ -184,7 +187,7 @@ def fool_a_stranger(answer: Answer) -> str:
     """Exercise 11.3: fool three unknown networks with the gradients of three others.
 
     ``answer(surrogates, x, y, eps)`` returns images within `eps` of `x`. Over three strangers it
-    has to fool more than PGD on the three surrogates together, and more than random squares.
+    has to be ahead of PGD on the three surrogates together, and of the cast that they like least.
     """
     x, y, rivals = _rivals()
     calls = [0] * len(_OWNED)
@@ -205,10 +208,10 @@ def fool_a_stranger(answer: Answer) -> str:
         )
     yours = _strangers_fooled(given, x, y)
     best = max(rivals, key=lambda name: rivals[name])
-    if yours <= rivals[best]:
+    if yours < rivals[best] + _AHEAD:
         raise Mistake(
-            f"you fool the strangers on {yours:.0%} of the signs, {best} on {rivals[best]:.0%}. "
-            "What do your three networks agree on, and how coarse is your change?"
+            f"you fool the strangers on {yours:.0%} of the signs, {best} on {rivals[best]:.0%}; "
+            f"be ahead by {_AHEAD:.0%}. What do your networks dislike on all signs alike?"
         )
     told = " and ".join(f"{name} on {share:.0%}" for name, share in rivals.items())
     return f"you fool the strangers on {yours:.0%} of the signs, {told}."
@@ -241,10 +244,11 @@ def _rivals() -> tuple[Tensor, Tensor, dict[str, float]]:
     """Signs that the lesson does not show, and how often its two rivals fool the strangers."""
     x, y = signs.render(48, seed=5_311)
     group = ensemble([load(name) for name in _OWNED], average="logits")
-    bits = torch.randint(0, 2, (len(x), 3, 4, 4), generator=torch.Generator().manual_seed(0))
-    pattern = (2 * bits - 1).repeat_interleave(16, 2).repeat_interleave(16, 3)
-    made: dict[str, Callable[[], Tensor]] = {
-        "PGD on your three networks": lambda: pgd(group, x, y, _BUDGET, steps=_GRADIENTS),
-        "random squares": lambda: (x + _BUDGET * pattern).clamp(0, 1),
+    corners = torch.cartesian_prod(*[torch.tensor([-_BUDGET, _BUDGET])] * 3).view(8, 1, 3, 1, 1)
+    tinted = (x + corners).clamp(0, 1)
+    scores = torch.stack([margin(predict(group, images), y) for images in tinted])
+    made = {
+        "PGD on your three networks": pgd(group, x, y, _BUDGET, steps=_GRADIENTS),
+        "the colour cast they like least": tinted[scores.argmax(0), torch.arange(len(x))],
     }
-    return x, y, {name: _strangers_fooled(images(), x, y) for name, images in made.items()}
+    return x, y, {name: _strangers_fooled(images, x, y) for name, images in made.items()}
