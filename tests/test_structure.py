@@ -116,8 +116,9 @@ def test_the_core_can_be_read_as_a_text() -> None:
 def test_the_package_stays_small() -> None:
     # 16,500 before the network for photographs, claims with rivals, drawings, and files of 8 bits;
     # 18,000 before minimal perturbations, the card as a page, folders of photographs; 18,750 before
-    # the sentence encoder and its attack; 19,450 before matched halves and exercise 7.3.
-    assert lines(*FILES) <= 19_550
+    # the sentence encoder and its attack; 19,450 before matched halves, exercise 7.3
+    # and the families of lesson 11.
+    assert lines(*FILES) <= 19_700
 
 
 # -- the reference ---------------------------------------------------------------------------------
