@@ -6,8 +6,9 @@ Begin with the core, which reads as a text: `threats` (the norms, and the ball a
 (what is checked, and left as it was), `errors`, `exact` (arithmetic), `data` and `models`. On it
 stand the wings:
 
-- `attacks`: Auto-PGD, Square Attack, the smallest perturbation, momentum, universal perturbations,
-  patches, adaptive attacks, attacks that end on the grid of 8 bits, words added to a text
+- `attacks`: Auto-PGD, Square Attack, the smallest perturbation by gradients or decisions, momentum,
+  universal perturbations, patches, adaptive attacks, attacks that end on the grid of 8 bits, words
+  added to a text
 - `analysis`: the loss around an image, linearity, activations, attribution
 - `defences`: smoothing, transforms and detectors, training losses and recipes, augmentation
 - `audit`: robust accuracy, attack checks, gradient masking, transfer, the robustness card

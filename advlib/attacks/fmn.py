@@ -18,8 +18,8 @@ from advlib.exact import add_towards, keep, per_image
 from advlib.gradients import check_finite, look, margin
 from advlib.threats import NORMS, Where, check_norm, check_where
 
-FIRST_STEP = {"linf": 10.0, "l2": 1.0, "l1": 1.0}
-"""Length of the first step (l2 norm); the steps shrink along a cosine to a hundredth of it."""
+FIRST_STEP = {"linf": 2.0, "l2": 1.0, "l1": 1.0}
+"""Length of the first step, in linf in parts of the radius; the last is a hundredth of it."""
 FIRST_CHANGE, LAST_CHANGE = 0.05, 0.001
 """By which part the radius changes at the first step and at the last, on a cosine."""
 
@@ -81,7 +81,9 @@ def fmn(
     of radius :math:`\epsilon`. Until the image is fooled for the first time, the radius is where
     the linearised margin would reach 0, :math:`\|\delta\| + |L| / \|\nabla L\|_*`; from then on it
     shrinks by the factor :math:`1 - \gamma` while the image is fooled, and grows by
-    :math:`1 + \gamma` while it is not. Steps and :math:`\gamma` shrink along a cosine.
+    :math:`1 + \gamma` while it is not. Steps and :math:`\gamma` shrink along a cosine. Unlike
+    in the paper, the first step in :math:`\ell_\infty` goes along the sign and is twice as long as
+    the radius: a fixed length suits one distance only.
 
     Parameters
     ----------
@@ -118,18 +120,23 @@ def fmn(
     x, y = check_batch(model, x, y)
     where = check_where(where, x)
     with undisturbed(model, x.device):
-        x_adv = x.clone()
-        eps = torch.full((len(x),), math.inf, device=x.device, dtype=_exact(x))
+        x_adv, found = x.clone(), torch.zeros_like(y, dtype=torch.bool)
         for rows in torch.arange(len(x), device=x.device).split(batch_size) if len(x) else ():
             allowed = None if where is None else where[rows]
             search = _Search(model, x[rows], y[rows], norm, targeted, allowed)
             search.run(steps)
-            x_adv[rows], eps[rows] = search.nearest, search.needed()
-    return MinimalPerturbations(x_adv, eps, eps < math.inf)
+            x_adv[rows], found[rows] = search.nearest, search.distance < math.inf
+        return MinimalPerturbations(x_adv, needed(x, x_adv, norm, found), found)
 
 
-def _exact(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.is_mps else torch.float64  # MPS has no float64
+def needed(x: Tensor, x_adv: Tensor, norm: str, found: Tensor) -> Tensor:
+    """The smallest budgets whose balls hold `x_adv`, in whatever order one sums; else infinity."""
+    delta = (x_adv - x).flatten(1)
+    exact = NORMS[norm].length(delta.to(torch.float32 if x.is_mps else torch.float64))
+    if norm != "linf":  # a maximum does not round
+        exact = exact * (1 + 8 * torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps)
+    own = NORMS[norm].length(delta).to(exact.dtype)
+    return torch.where(found, torch.maximum(exact, own), math.inf)
 
 
 class _Search:
@@ -138,9 +145,8 @@ class _Search:
     def __init__(
         self, model: Model, x: Tensor, y: Tensor, norm: str, targeted: bool, where: Where
     ) -> None:
-        self.model, self.x, self.y, self.norm = model, x, y, NORMS[norm]
-        self.first_step = FIRST_STEP[norm]
-        self.targeted, self.where = targeted, where
+        self.model, self.x, self.y, self.name = model, x, y, norm
+        self.norm, self.targeted, self.where = NORMS[norm], targeted, where
         self.wide = torch.promote_types(x.dtype, torch.float32)
         self.flat = x.flatten(1).to(self.wide)  # projected row by row, each with its own radius
         self.nearest = x.clone()
@@ -187,17 +193,10 @@ class _Search:
 
     def _moved(self, delta: Tensor, grad: Tensor, phase: float) -> Tensor:
         """One step along the gradient, and back into ball and box."""
-        size = self.first_step * (0.01 + 0.99 * phase)
-        moved = delta + NORMS["l2"].steepest(grad, size)
-        delta = self.norm.project(moved, self.radius[:, None], self.flat)
+        size = FIRST_STEP[self.name] * (0.01 + 0.99 * phase)
+        if self.name == "linf":
+            step = self.norm.steepest(grad, size * self.radius)
+        else:
+            step = NORMS["l2"].steepest(grad, size)
+        delta = self.norm.project(delta + step, self.radius[:, None], self.flat)
         return add_towards(self.x, delta.to(self.x.dtype).view_as(self.x)).clamp_(0, 1)
-
-    def needed(self) -> Tensor:
-        """The smallest budget whose ball holds the nearest image, in whatever order one sums."""
-        delta = (self.nearest - self.x).flatten(1)
-        exact, own = self.norm.length(delta.to(_exact(self.x))), self.norm.length(delta)
-        if self.norm is not NORMS["linf"]:  # a maximum does not round
-            exact = exact * (1 + 8 * torch.finfo(self.wide).eps)
-        eps = torch.maximum(exact, own.to(exact.dtype))
-        eps[self.distance.isinf()] = math.inf
-        return eps

@@ -16,6 +16,7 @@ import advlib
 from advlib import errors
 from advlib.attacks.autopgd import apgd, apgd_over_classes
 from advlib.attacks.fmn import fmn
+from advlib.attacks.hop_skip_jump import hop_skip_jump
 from advlib.attacks.momentum import momentum
 from advlib.attacks.square import square
 from advlib.audit.robustness import robust_accuracy
@@ -48,11 +49,13 @@ ATTACKS: dict[str, Attack] = {
     "fmn linf": lambda model, x, y: fmn(model, x, y, steps=20).x_adv,
     "fmn l2": lambda model, x, y: fmn(model, x, y, norm="l2", steps=20, targeted=True).x_adv,
     "fmn l1": lambda model, x, y: fmn(model, x, y, norm="l1", steps=20).x_adv,
+    "hop_skip_jump l2": lambda model, x, y: hop_skip_jump(model, x, y, queries=40).x_adv,
+    "hop_skip_jump linf": lambda m, x, y: hop_skip_jump(m, x, y, norm="linf", queries=40).x_adv,
     "square linf": _attack(square, eps=0.1, queries=4),
     "square l2": _attack(square, eps=0.5, norm="l2", queries=4),
     "square l1": _attack(square, eps=2.0, norm="l1", targeted=True, queries=4),
 }
-CHOOSE_EPS = {"fmn"}
+CHOOSE_EPS = {"fmn", "hop_skip_jump"}
 """Attacks that are given no budget: they look for the smallest."""
 MEASURES: dict[str, Attack] = {
     "input_gradient": lambda model, x, y: advlib.input_gradient(model, x, y).grad,

@@ -40,6 +40,7 @@ TESTS = {
     ],
     "attacks/autopgd": ["attacks/test_autopgd.py", "core/test_contract.py"],
     "attacks/fmn": ["attacks/test_fmn.py", "core/test_contract.py"],
+    "attacks/hop_skip_jump": ["attacks/test_hop_skip_jump.py", "core/test_contract.py"],
     "attacks/eight_bit": ["attacks/test_eight_bit.py"],
     "attacks/square": ["attacks/test_square.py", "core/test_contract.py"],
     "audit/robustness": ["audit/test_robustness.py", "core/test_contract.py"],
