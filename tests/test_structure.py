@@ -117,8 +117,8 @@ def test_the_package_stays_small() -> None:
     # 16,500 before the network for photographs, claims with rivals, drawings, and files of 8 bits;
     # 18,000 before minimal perturbations, the card as a page, folders of photographs; 18,750 before
     # the sentence encoder and its attack; 19,450 before matched halves, exercise 7.3
-    # and the families of lesson 11.
-    assert lines(*FILES) <= 19_700
+    # and the families of lesson 11; 19,700 before decision-based attacks.
+    assert lines(*FILES) <= 19_950
 
 
 # -- the reference ---------------------------------------------------------------------------------
