@@ -17,10 +17,13 @@ from typing import Any
 import bidi
 import pytest
 import system
+from lab_page import lab_address, lab_opening, lab_site, lab_visit
 from photolab_page import photo_address, photo_site, photo_visit
 from repository import ROOT
 
-__all__ = ["photo_address", "photo_site", "photo_visit"]  # fixtures of both files of tests
+# Fixtures of several files of tests.
+__all__ = ["lab_address", "lab_opening", "lab_site", "lab_visit"]
+__all__ += ["photo_address", "photo_site", "photo_visit"]
 
 HTML = ROOT / "_build" / "html"
 AXE = ROOT / "_build" / "vendor" / "axe.min.js"
@@ -64,15 +67,16 @@ def axe() -> str:
     return AXE.read_text(encoding="utf-8")
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *arguments: Any) -> None:
         """Say nothing: the tests report what fails."""
 
 
 @contextmanager
-def _serving(folder: Path) -> Iterator[str]:
-    handler = partial(_Quiet, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+def serving(folder: Path, handler: type[SimpleHTTPRequestHandler] = Quiet) -> Iterator[str]:
+    """Serve a folder on this machine and say its address."""
+    answer = partial(handler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), answer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
@@ -82,7 +86,7 @@ def _serving(folder: Path) -> Iterator[str]:
 def serve() -> Iterator[Callable[[Path], str]]:
     """Return a function that serves a folder on this machine and returns its address."""
     with ExitStack() as stack:
-        yield lambda folder: stack.enter_context(_serving(folder))
+        yield lambda folder: stack.enter_context(serving(folder))
 
 
 @pytest.fixture(scope="session")
