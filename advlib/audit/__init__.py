@@ -21,6 +21,7 @@ case so far), ``seconds``, ``forward``, ``backward``; ``by_class``, one for each
 """
 
 from advlib.audit.attack_checks import Check, Inspection, inspect_attack
+from advlib.audit.card import Near
 from advlib.audit.gradient_masking import Symptom, Symptoms, masking_symptoms
 from advlib.audit.photos import photo_folder
 from advlib.audit.plan import LEVELS, Attack, Budget
@@ -42,6 +43,7 @@ __all__ = [
     "ClassShare",
     "Finding",
     "Inspection",
+    "Near",
     "ProcessLostError",
     "Robustness",
     "Row",

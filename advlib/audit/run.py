@@ -17,7 +17,7 @@ from advlib.attacks.fmn import fmn
 from advlib.audit import plan, sanity
 from advlib.audit.card import Near
 from advlib.audit.engine import MISCLASSIFIED, PENDING, ROBUST, Piece, Setup, attack_piece, seed_of
-from advlib.audit.gradient_masking import masking_symptoms
+from advlib.audit.gradient_masking import MOST_IMAGES, masking_symptoms
 from advlib.audit.photos import photo_folder
 from advlib.audit.plan import Attack
 from advlib.audit.report import Audit, ClassShare, Row
@@ -140,7 +140,7 @@ def audit(
     team.agree(fingerprint(job.identity()), "model, data or settings")
     store = Store.open(pieces, job.identity())
     if show and team.leads:
-        print(_estimate(job, team.size), file=sys.stderr)
+        print(_estimate(job, team.size, masking), file=sys.stderr)
     results = _work(job, team, store, show and team.leads, began)
     symptoms = _symptoms(job, masking) if team.leads else ()
     nearest = _nearest(job) if team.leads else ()
@@ -284,22 +284,31 @@ def _work(job: _Job, team: Team, store: Store, show: bool, began: float) -> _Res
     return results
 
 
-def _estimate(job: _Job, processes: int) -> str:
-    """How long it may take at most and how much memory, from one batch that is tried."""
+def _at_most(job: _Job, processes: int, masking: bool) -> tuple[float, float]:
+    """Seconds of a gradient, and of all there is at most, from one batch that is tried."""
     setup, images = job.setup, job.source.count
     x, y = (part.to(setup.device) for part in job.source.piece(0, min(setup.batch_size, images)))
+    times = []
     with undisturbed(setup.model, setup.device):
-        seconds = []
         for gradient in (True, True, False):  # the first pass is slower
             began = time.perf_counter()
             look(setup.model, x, y, margin, gradient=gradient and job.differentiable)
-            seconds.append((time.perf_counter() - began) / len(x))
-    costs = [plan.at_most(attack) for attack in setup.attacks]
-    forward, backward = (sum(part) for part in zip(*costs, strict=True))
-    total = images * (forward * seconds[2] + backward * seconds[1]) / processes
+            times.append((time.perf_counter() - began) / len(x))
+    _, backward, forward = times
+    passes = [plan.at_most(attack) for attack in setup.attacks]
+    total = images * sum(f * forward + b * backward for f, b in passes) / processes
+    total += min(images, NEAREST_AMONG) * NEAREST_STEPS * backward
+    if masking:  # of each of them as many passes as its measurements took at most
+        total += min(images, MOST_IMAGES) * (145 * forward + 35 * backward)
+    return backward, total
+
+
+def _estimate(job: _Job, processes: int, masking: bool) -> str:
+    gradient, total = _at_most(job, processes, masking)
+    time_ = f"{total:.0f} s" if total < 90 else f"{total / 60:.0f} min"
     return (
-        f"{images} images, {seconds[1]:.2g} s a gradient: at most about {max(1, total / 60):.0f} "
-        f"min, less as images are fooled; {_peak_memory(setup.device) / 1024:.1f} GiB of memory."
+        f"{job.source.count} images, {gradient:.2g} s a gradient: at most about {time_}, less as "
+        f"images are fooled; {_peak_memory(job.setup.device) / 1024:.1f} GiB of memory."
     )
 
 

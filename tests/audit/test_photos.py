@@ -1,5 +1,6 @@
 """A folder of photographs: what is read, how it is prepared, and what its folders say."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 import advlib
 from advlib.audit import Audit, command_line
 from advlib.audit.photos import photo_folder, synsets
-from advlib.audit.run import _estimate, _Job
+from advlib.audit.run import _at_most, _Job
 from advlib.audit.sources import stream
 from advlib.data import photograph
 from advlib.errors import InputError
@@ -172,22 +173,31 @@ def test_another_photograph_or_label_is_another_audit(tmp_path: Path) -> None:
     assert photo_folder(tmp_path, model()).known != photo_folder(tmp_path, model(crop=9)).known
 
 
-def test_the_estimate_grows_with_the_images_and_is_not_too_small() -> None:
-    network = reference.mlp(75, 5, scale=2.0).float()
+class Slow(nn.Module):
+    """Every image takes half a millisecond."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, self.seconds = reference.mlp(75, 5, scale=2.0).float(), 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.0005 * len(x))
+        self.seconds += 0.0005 * len(x)
+        return self.model(x)
+
+
+@pytest.mark.parametrize("masking", [False, True])
+def test_the_estimate_is_not_too_small_and_not_far_too_large(masking: bool) -> None:
+    model = Slow()
     x = reference.images(40, 3, 5, 5).float()
-    y = network(x).argmax(1)
-
-    class Slow(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            import time
-
-            time.sleep(0.02)
-            return network(x)
-
-    source = stream(x, y)
-    job = _Job(Slow(), source, "standard", 0.001, "linf", 8, 32, 0, None)
-    words = _estimate(job, 1)
-    assert words.startswith("40 images") and "at most about" in words and "GiB" in words
+    y = model.model(x).argmax(1)
+    job = _Job(model, stream(x, y), "quick", 0.001, "linf", 8, 32, 0, None)
+    _, most = _at_most(job, 1, masking)
+    assert _at_most(job, 2, masking)[1] < most
+    model.seconds = 0.0
+    settings = {"level": "quick", "batch_size": 8, "piece_size": 32, "masking": masking}
+    advlib.audit(model, x, y, 0.001, **settings)  # nothing is fooled: the most there is to do
+    assert model.seconds < most < 4 * model.seconds
 
 
 @pytest.mark.parametrize("level", ["quick", "standard", "thorough"])
