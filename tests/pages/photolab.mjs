@@ -110,6 +110,21 @@ export async function attack(simd, place, task) {
   return { predicted, probability, losses, path, sizes, inBox, image: base64(found) };
 }
 
+/** Where attacks on whole levels end, task by task, for a model that is linear and never fooled. */
+export function levelled(pixels, slope, tasks) {
+  const x = Float64Array.from(pixels, (value) => value / 255);
+  const model = {
+    look: (image) => ({ loss: image.reduce((sum, v, i) => sum + v * slope[i], 0), probabilities: [1, 0] }),
+    gradient: () => Float64Array.from(slope),
+  };
+  return tasks.map((task) => {
+    const running = runOnLevels(model, x, { ...task, y: 0, levels: true });
+    let turn = running.next();
+    while (!turn.done) turn = running.next();
+    return Array.from(turn.value.image, (value) => 255 * value);
+  });
+}
+
 /** The noise that the engine draws, as a change of grey values. */
 export function noise() {
   const model = { look: () => ({ loss: 0, probabilities: [1] }) };

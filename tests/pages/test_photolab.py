@@ -283,6 +283,41 @@ def test_on_whole_levels_they_end_inside_ball_and_box(
         assert len(found["losses"]) == 11 and found["path"] == found["losses"][:-1]
 
 
+class _Linear(nn.Module):
+    """Two classes, the second less and less improbable along `slope`."""
+
+    def __init__(self, slope: Tensor) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        second = 0.05 * (x.flatten(1) @ self.slope).unsqueeze(1) - 3
+        return torch.cat([torch.zeros_like(second), second], 1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("attack", ["fgsm", "pgd"])
+def test_where_they_end_on_whole_levels_is_where_advlib_ends(
+    chromium: Call, attack: str, norm: str
+) -> None:
+    """For any budget, on pixels of which many lie at the edge of the box."""
+    generator = torch.Generator().manual_seed(8)
+    pixels = torch.randint(-40, 296, (192,), generator=generator).clamp(0, 255)
+    slope = torch.randn(192, generator=generator, dtype=torch.float64)
+    most = {"linf": 12, "l2": 60}[norm] / 255
+    budgets = (most * torch.rand(40, generator=generator, dtype=torch.float64)).tolist()
+    tasks = [{"attack": attack, "norm": norm, "eps": eps, "steps": 7} for eps in budgets]
+    found = chromium("levelled", pixels.tolist(), slope.tolist(), tasks)
+    x, y = (pixels.double() / 255).view(1, 3, 8, 8), torch.tensor([0])
+    more = {"steps": 7, "random_start": False} if attack == "pgd" else {}
+    for eps, ours in zip(budgets, found, strict=True):
+        theirs = eight_bit(getattr(advlib, attack))(_Linear(slope), x, y, eps, norm=norm, **more)
+        change = np.array(ours) - pixels.numpy()
+        size = np.abs(change).max() if norm == "linf" else np.linalg.norm(change)
+        assert size <= 255 * eps * (1 + 1e-9)
+        np.testing.assert_allclose(ours, 255 * theirs.flatten(), atol=1e-6)
+
+
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 2 / 255), ("l2", 2.0)])
 def test_noise_changes_no_prediction_and_has_the_size_it_says(
     chromium: Call, site: Site, norm: str, eps: float
