@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 import advlib
-from benchmarks import growth, page, strength
+from benchmarks import distances, growth, page, strength
 from benchmarks.contestants import HALF, OURS, Make, peers
 from benchmarks.speed import race
 from benchmarks.workloads import workloads
 
 RESULTS = Path(__file__).resolve().parent / "results.json"
-PARTS = ("speed", "growth", "startup", "processes", "strength")
+PARTS = ("speed", "growth", "startup", "processes", "strength", "distances", "decisions")
 
 
 def machine(device: str, kept: bool) -> dict[str, str]:
@@ -110,6 +110,8 @@ def main() -> None:
         "startup": growth.startup,
         "processes": growth.processes,
         "strength": strength.strength,
+        "distances": distances.distances,
+        "decisions": distances.decisions,
     }
     for part in parts:
         start = time.perf_counter()

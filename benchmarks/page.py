@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import figures, strength
+from benchmarks import distances, figures, strength
 from benchmarks.speed import AGAIN, FLOOR
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,6 +108,7 @@ def text(results: dict[str, Any]) -> str:
         _growth(results["growth"], results["startup"]),
         _processes(results["processes"]),
         strength.text(results["strength"]),
+        distances.text(results["distances"], results["decisions"]),
         *_machine(results),
     ]
     return "\n".join(parts).rstrip() + "\n"

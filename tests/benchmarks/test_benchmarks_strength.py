@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import advlib
-from benchmarks import strength
+from benchmarks import distances, strength
 
 
 def subject(n: int = 12) -> strength.Subject:
@@ -130,3 +130,33 @@ def test_a_network_with_a_low_clean_accuracy_is_not_worth_attacking() -> None:
     ignorant = strength.network().eval()
     with pytest.raises(RuntimeError, match="training did not work"):
         strength.subjects(ignorant, ignorant, n=100)
+
+
+# -- distances -------------------------------------------------------------------------------------
+
+
+def test_a_distance_is_measured_anew_and_counts_only_what_fools_inside_the_box() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)).requires_grad_(False)
+    model[1].weight.copy_(torch.eye(2))
+    x, y = torch.tensor([[0.6, 0.4]]).repeat(3, 1).view(3, 1, 1, 2), torch.zeros(3).long()
+
+    def find(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        if isinstance(model, strength.Counted):
+            model(x.requires_grad_()).sum().backward()
+        points = torch.tensor([[0.4, 0.6], [0.6, 0.5], [0.6, 1.5]])
+        return points.view(3, 1, 1, 2)
+
+    found = distances.measure(find, model, x, y, "linf")
+    assert found["fooled"] == 1 and found["median"] == float("inf") and found["gradients"] == 1
+    assert distances._median(model, x[:1], y[:1], find(model, x[:1], y)[:1], "l2") == 0.2828
+
+
+def test_the_section_marks_the_nearest_of_each_norm() -> None:
+    row = {"network": "toy", "library": "a", "setting": "X", "norm": "l2", "fooled": 9}
+    rows = [row | {"median": 0.5}, row | {"library": "b", "median": 0.4}]
+    rows += [row | {"norm": "linf", "median": 1}]
+    rows += [row | {"norm": "l1", "median": float("inf"), "fooled": 3}]
+    asked = [{"network": "toy", "norm": "l2", "queries": 7, "foolbox": 2.0, "advlib": 1.0}]
+    said = distances.text(rows, asked)
+    assert "| a, X | **1** | 0.5 |" in said and "| b, X |  | **0.4** |  |" in said
+    assert "| `toy` | l2 | 7 | 2 | 1 |" in said
