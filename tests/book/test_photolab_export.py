@@ -183,6 +183,19 @@ def test_a_page_is_built_again_when_what_its_lab_is_made_of_changes() -> None:
     assert {"attacks.mjs", "levels.mjs", "kernel.ts", "photo_lab.py", "lab.py"} <= made_of
 
 
+def test_wrong_weights_of_the_second_network_leave_it_out_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(photo_networks.LOG, "info", lambda text, *all: heard.append(text % all))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "squeezenet1_1-b8a52dc0.pth").write_bytes(b"other weights")
+    assert photo_networks.squeezenet() is None
+    assert len(heard) == 1 and "SqueezeNet is left out of the Photo Lab" in heard[0]
+
+
 def test_without_its_weights_the_second_network_is_not_offered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from sphinx.util import logging
 from torch import Tensor, nn
 
 import advlib
+from advlib.errors import WeightsError
 from advlib.models.efficientnet import PIXEL_MEAN, PIXEL_STD, Block, EfficientNetLite0
 from advlib.models.imagenet import Normalised, cache_folder
 from course.lab import Packed
 
+LOG = logging.getLogger(__name__)
 SIDE = 224
 """Images are square and have this many pixels a side."""
 
@@ -59,7 +62,11 @@ def squeezenet() -> Normalised | None:
     address = SqueezeNet1_1_Weights.IMAGENET1K_V1.url
     if not (cache_folder() / address.rsplit("/", 1)[-1]).exists():
         return None
-    model = advlib.models.imagenet("squeezenet1_1", progress=False)
+    try:
+        model = advlib.models.imagenet("squeezenet1_1", progress=False)
+    except WeightsError as error:
+        LOG.info("SqueezeNet is left out of the Photo Lab: %s", error)
+        return None
     first = model.net.get_submodule("features.0")
     assert isinstance(first, nn.Conv2d) and first.padding == (0, 0) and first.bias is not None
     with torch.no_grad():
