@@ -134,7 +134,7 @@ links: $(READY)  ## look up every address that the book links to (needs the netw
 notebooks: $(READY)  ## execute the lessons again and save their outputs
 	$(BIN)/python book/_tools/execute.py
 
-new-lesson: $(READY)  ## begin a lesson: make new-lesson NAME=14-a-name TITLE="What it finds"
+new-lesson: $(READY)  ## begin a lesson: make new-lesson NAME=15-a-name TITLE="What it finds"
 	$(BIN)/python book/_tools/new_lesson.py "$(NAME)" "$(TITLE)"
 
 readme: $(READY)  ## list the lessons in the README, with links to Colab for this repository

@@ -1,6 +1,6 @@
 """Begin a lesson: the frame that every lesson has, its checks, and their test.
 
-python book/_tools/new_lesson.py 14-what-can-be-proved "A proof covers less than a measurement"
+python book/_tools/new_lesson.py 15-what-can-be-proved "A proof covers less than a measurement"
 
 The frame runs and passes the tests of the frame as it is. What stands in capitals is to be
 written; the frame itself is in book/_tools/frame.
@@ -75,7 +75,7 @@ def main() -> None:
     """Run the command line."""
     arguments = sys.argv[1:]
     if len(arguments) != 2 or not re.fullmatch(r"\d\d(-[a-z0-9]+)+", arguments[0]):
-        raise SystemExit('make new-lesson NAME=14-two-words TITLE="The finding, in one line"')
+        raise SystemExit('make new-lesson NAME=15-two-words TITLE="The finding, in one line"')
     for path in begin(ROOT, *arguments):
         print(f"wrote {path.relative_to(ROOT)}")
     print(f"Next: add notebooks/{arguments[0]} to _toc.yml, write what stands in capitals, and")

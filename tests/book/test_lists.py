@@ -10,7 +10,8 @@ from course import lists as pages
 from repository import LESSONS, ROOT
 
 from advlib.lessons.claims import Claim
-from advlib.models import efficientnet, shipped
+from advlib.models import MiniLM, efficientnet, shipped
+from advlib.models.minilm import PACKAGE as ENCODER
 
 CLAIMS = json.loads(lists.CLAIMS.read_text(encoding="utf-8"))
 NETWORKS = json.loads(lists.NETWORKS.read_text(encoding="utf-8"))
@@ -112,14 +113,15 @@ def test_the_page_of_networks_shows_every_network_and_its_links_arrive() -> None
         assert page.find(id=link["href"].lstrip("#")) is rows[link.get_text()]
 
 
-def test_the_entry_of_the_network_for_photographs_is_true() -> None:
+def test_the_entries_of_the_networks_from_packages_are_true() -> None:
     text = (ROOT / "book" / "networks.md").read_text(encoding="utf-8")
-    (said,) = re.findall(r"\*Architecture:\* (\S+) parameters", text)
-    net = efficientnet.EfficientNetLite0()
-    assert said == f"{sum(p.numel() for p in net.parameters()):,}"
-    package, version = re.findall(r"`(\S+)`, version (\S+)", text)[0]
-    assert package == efficientnet.PACKAGE
-    assert f"{package}=={version}" in (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    networks = (efficientnet.EfficientNetLite0(), efficientnet.PACKAGE), (MiniLM(), ENCODER)
+    sizes = [f"{sum(p.numel() for p in net.parameters()):,}" for net, _ in networks]
+    assert re.findall(r"\*Architecture:\* (\S+) parameters", text) == sizes
+    packages = re.findall(r"package `(\S+)`, version (\S+)", text)
+    assert [package for package, _ in packages] == [package for _, package in networks]
+    for package, version in packages:
+        assert f"{package}=={version}" in (ROOT / "requirements.txt").read_text(encoding="utf-8")
 
 
 def test_both_pages_are_in_the_book() -> None:
