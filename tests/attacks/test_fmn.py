@@ -123,6 +123,7 @@ def test_what_cannot_be_fooled_comes_back_as_it_was_and_far_away() -> None:
     assert found.fooled.tolist() == [False, True, False]
     assert found.eps.tolist() == [math.inf, 0, math.inf] and torch.equal(found.x_adv, x)
     assert found.accuracy(1e9).count == 2 and found.accuracy(0).count == 2
+    assert found.curve()[0].tolist() == [0] and found.curve()[1].tolist() == pytest.approx([2 / 3])
 
 
 @with_norm
