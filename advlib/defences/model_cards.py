@@ -78,10 +78,10 @@ def stop_becomes_limit(
 def write_card(name: str, *, images: int | None = None, stop_signs: int | None = None) -> Path:
     """Measure a shipped model and write its card beside the weights.
 
-    By default on 2,000 images and 200 stop signs; for the rows of lesson 9's table on 1,000 images
-    and no stop sign.
+    By default on 2,000 images and 200 stop signs; for the students of lesson 8 and the rows of
+    lesson 9's table on 1,000 images and no stop sign.
     """
-    style, small = find(name).style, name.startswith("signs-small-")
+    style, small = find(name).style, name.startswith(("signs-small-", "signs-student-"))
     images = (1000 if small else 2000) if images is None else images
     stop_signs = (0 if small else 200) if stop_signs is None else stop_signs
     begin = time.perf_counter()
@@ -145,7 +145,7 @@ def origin(recipe: Recipe) -> dict[str, str]:
     """What a network comes from, and the budget of the attack that it was trained against."""
     if recipe.start:
         parent = f"{recipe.start}: its weights"
-    elif recipe.labels == "relabelled":
+    elif recipe.labels != "true" and recipe.attack != "noise":
         parent = f"{RELABELLED_BY}: it attacked the training images"
     else:
         parent = "none"

@@ -32,7 +32,7 @@ WATCH_SEED = 2_500_000
 RELABEL_EPS = 3.0
 """L2 budget of the relabelled images: as long as a change of 6.9/255 in every pixel value."""
 
-RELABELLED_BY = "signs-standard"
+RELABELLED_BY = "signs-small-standard"
 """The network whose gradients attack the relabelled images."""
 
 
@@ -57,11 +57,14 @@ class Recipe:
     """The shipped model whose weights training starts from."""
     seed: int = 0
     labels: str = "true"
-    """``"true"``; or drawn at random, on images attacked towards them (``"relabelled"``) or with
-    noise of the same size (``"control"``)."""
+    """``"true"``; or another class, on images that `RELABELLED_BY` classifies so after an attack:
+    ``"random"``, or the ``"next"`` one."""
+    hidden_from: str | None = None
+    """A shipped model that this attack must not move towards the label."""
     attack: str = "pgd"
     """What perturbs the images if `eps` is not 0: ``"pgd"`` with `steps`; or one step of
-    ``"fgsm"``, ``"fast"`` (Wong et al. 2020) or ``"noisy"`` (de Jorge et al. 2022)."""
+    ``"fgsm"``, ``"fast"`` (Wong et al. 2020) or ``"noisy"`` (de Jorge et al. 2022); or, where the
+    labels are not the true ones, ``"noise"`` of that size, as a control."""
     objective: str = "cross-entropy"
     """Or ``"label smoothing"``, ``"gradient penalty"``, ``"trades"``, weighted by `strength`."""
     strength: float = 0.0
@@ -138,19 +141,42 @@ SMALL: tuple[Recipe, ...] = (
 """The networks of lesson 9: one network and one set of images, one change in each row."""
 
 
-def _random_labels(labels: str, purpose: str) -> list[Recipe]:
-    """Three networks of lesson 8, on three sets of images whose labels were drawn at random."""
-    settings: dict[str, Any] = dict(images=4096, epochs=12, eps=RELABEL_EPS, steps=10)
+def _students() -> list[Recipe]:
+    """The networks of lesson 8: four kinds of training sets with wrong labels."""
+    sets: dict[str, tuple[str, dict[str, Any]]] = {
+        "rand": (
+            "Trained only on images attacked towards random labels, with these labels (D_rand of "
+            "Ilyas et al. 2019).",
+            dict(labels="random"),
+        ),
+        "noise": (
+            "The control of D_rand: the same images and labels, with noise of the same size in "
+            "place of the attack.",
+            dict(labels="random", attack="noise"),
+        ),
+        "hidden": (
+            "As D_rand, but the attack must not move signs-small-deep towards the label (after "
+            "Nakkiran 2019).",
+            dict(labels="random", hidden_from="signs-small-deep"),
+        ),
+        "det": (
+            "Trained only on images attacked towards the next class, labelled as that class (D_det "
+            "of Ilyas et al. 2019).",
+            dict(labels="next", images=3072),
+        ),
+    }
+    common: dict[str, Any] = dict(images=6144, epochs=8, eps=RELABEL_EPS, steps=5)
+    count = {"rand": 6, "noise": 6, "hidden": 3, "det": 3}
     return [
         Recipe(
-            f"signs-{labels}-{seed}",
+            f"signs-student-{name}-{seed}",
             purpose,
             data_seed=3_000_000 + 1000 * seed,
             seed=seed,
-            labels=labels,
-            **settings,
+            **(common | settings),
         )
-        for seed in range(3)
+        for name, (purpose, settings) in sets.items()
+        for seed in range(1, count[name] + 1)
     ]
 
 
@@ -238,16 +264,7 @@ _ALL: tuple[Recipe, ...] = (
         lr=0.05,
         style="american",
     ),
-    *_random_labels(
-        "relabelled",
-        "Trained only on images attacked towards random labels, with these labels (Ilyas et al. "
-        "2019): targeted L2 PGD on signs-standard.",
-    ),
-    *_random_labels(
-        "control",
-        "Trained on the same images and labels, with L2 noise of the same size in place of the "
-        "attack: there is nothing to learn.",
-    ),
+    *_students(),
     *SMALL,
     *FAMILIES,
     Recipe(
@@ -341,8 +358,10 @@ def training_set(recipe: Recipe) -> tuple[Tensor, Tensor]:
         x,
         recipe.eps,
         classes=len(signs.CLASS_NAMES),
+        y=y if recipe.labels == "next" else None,
         steps=recipe.steps,
-        control=recipe.labels == "control",
+        control=recipe.attack == "noise",
+        hidden_from=None if recipe.hidden_from is None else shipped.load(recipe.hidden_from),
         seed=recipe.seed,
     )
 

@@ -1,10 +1,16 @@
 """Checks of lesson 8, "Not a stupid model"."""
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
+from advlib.analysis.relabelling import relabelled
 from advlib.attacks import pgd
+from advlib.data import signs
+from advlib.evaluation import predict
 from advlib.lessons import Answer, Mistake, check, expect_answer, expect_tensor, expect_untouched
+from advlib.models.shipped import load
 from advlib.threats import norm
 
 _CLASSES = 4
@@ -170,3 +176,73 @@ _CLAIMS = {
     "advlib.wilson(correct, total) is enough.",
     (0, 0, 16, False): "nothing follows from no images at all: 0 of 0 supports no claim.",
 }
+
+
+@check
+def bug(answer: Answer) -> str:
+    """Exercise 8.3: fool one network with changes that a third, unseen one does not notice.
+
+    ``answer(model, other, x, target, eps)`` returns `x_adv`, shape of `x`, within `eps` in l2.
+    """
+    networks, before, target, rival = _signs_for_bugs()
+    x, calls = before.clone(), {True: 0, False: 0}
+
+    def counted(network: nn.Module) -> nn.Module:
+        class Counted(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                calls[x.requires_grad and torch.is_grad_enabled()] += len(x)
+                return network(x)
+
+        return Counted().eval()
+
+    given = answer(counted(networks[0]), counted(networks[1]), x, target.clone(), _SIGN_EPS)
+    given = expect_tensor(given, x.shape, "images").detach()
+    expect_untouched(x, before)
+    if calls[True] > 40 * len(x):
+        raise Mistake(
+            f"you compute {calls[True] / len(x):.0f} gradients for each image; 20 of each network "
+            "are allowed."
+        )
+    if given.min() < 0 or given.max() > 1:
+        raise Mistake("pixels leave [0, 1]. Clamp them after every step.")
+    size = float(norm(given - x, "l2").max())
+    if size > 1.001 * _SIGN_EPS:
+        raise Mistake(f"a change has length {size:.2f} in l2; {_SIGN_EPS:g} is allowed.")
+    fooled = float((predict(networks[0], given).argmax(1) == target).float().mean())
+    if fooled < 0.9:
+        raise Mistake(
+            f"the model classifies {fooled:.0%} of the signs as their labels; 90 % are asked for. "
+            "A change that fools nobody is no bug."
+        )
+    noticed = _noticed(networks[2], x, given, target)
+    if noticed > rival / 2:
+        raise Mistake(
+            f"the third network's log-probability of the label rises by {noticed:.1f} on average; "
+            f"half of what the hidden changes of this lesson raise it by is {rival / 2:.1f}. How "
+            "long is your change?"
+        )
+    return (
+        f"the model is fooled on {fooled:.0%}, and the third network's log-probability of the "
+        f"label rises by {noticed:.1f}; with the hidden changes of this lesson by {rival:.1f}."
+    )
+
+
+_SIGN_EPS = 3.0
+
+
+@cache
+def _signs_for_bugs() -> tuple[tuple[nn.Module, ...], Tensor, Tensor, float]:
+    """Three networks, signs with labels that they do not show, and the rise to halve."""
+    networks = tuple(load(f"signs-small-{name}") for name in ("standard", "deep", "wide"))
+    x, y = signs.render(72, seed=8_306)
+    how = dict(classes=len(signs.CLASS_NAMES), steps=10, seed=1, hidden_from=networks[1])
+    hidden, target = relabelled(networks[0], x, _SIGN_EPS, **how)
+    other = (target != y).nonzero()[:60, 0]
+    x, hidden, target = x[other], hidden[other], target[other]
+    return networks, x, target, _noticed(networks[2], x, hidden, target)
+
+
+def _noticed(network: nn.Module, x: Tensor, x_adv: Tensor, target: Tensor) -> float:
+    """By how much `network` finds the labels more probable, in log-probability, on average."""
+    before, after = (predict(network, images).log_softmax(1) for images in (x, x_adv))
+    return float((after - before).gather(1, target[:, None]).mean())

@@ -31,8 +31,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "signs-vit": partial(SignViT, depth=3),
     "signs-american": partial(_small, widths=(12, 24, 48)),
     "signs-american-cnn": PlainCNN,
-    **{f"signs-relabelled-{seed}": _small for seed in range(3)},
-    **{f"signs-control-{seed}": _small for seed in range(3)},
+    **{
+        f"signs-student-{kind}-{seed}": _small
+        for kind, count in {"rand": 6, "noise": 6, "hidden": 3, "det": 3}.items()
+        for seed in range(1, count + 1)
+    },
     "signs-small-standard": _small,
     "signs-small-wide": partial(_small, widths=(16, 32, 64)),
     "signs-small-deep": partial(_small, depths=(2, 2, 2)),
@@ -53,11 +56,11 @@ NAMES: tuple[str, ...] = tuple(NETWORKS)
 ``signs-standard`` and ``signs-robust`` are the same residual network, trained on clean images and
 against PGD. ``signs-linear``, ``signs-mlp``, ``signs-cnn`` and ``signs-vit`` are other
 architectures, trained on clean images. ``signs-american`` and ``signs-american-cnn`` classify signs
-drawn in the other style (lesson 11). ``signs-relabelled-0`` to ``-2`` were trained on perturbed
-images with the attacker's labels only, ``signs-control-0`` to ``-2`` on the same labels and images
-with random noise (lesson 8). ``signs-small-...`` are the rows of lesson 9's table, but
-``signs-small-standard-1`` and ``-2`` and ``signs-small-child-0`` to ``-2``, the families of lesson
-11; ``signs-fgsm-overfit`` shows catastrophic overfitting to FGSM, ``signs-fgsm-mended`` avoids it.
+drawn in the other style (lesson 11). ``signs-student-...`` were trained on perturbed images with
+the attacker's labels only, or on noisy ones (lesson 8). ``signs-small-...`` are the rows of lesson
+9's table, but ``signs-small-standard-1`` and ``-2`` and ``signs-small-child-0`` to ``-2``, the
+families of lesson 11; ``signs-fgsm-overfit`` shows catastrophic overfitting to FGSM,
+``signs-fgsm-mended`` avoids it.
 """
 
 

@@ -341,9 +341,11 @@ def ilyas() -> Iterator[Callable[[], list[Result]]]:
 
     def measured() -> list[Result]:
         x, y = signs.render(1000, seed=2_000_000)
-        kinds = ("relabelled", "control")
+        kinds = ("rand", "noise")
         found = {
-            kind: mean([accuracy(advlib.models.load(f"signs-{kind}-{s}"), x, y) for s in SEEDS])
+            kind: mean(
+                [accuracy(advlib.models.load(f"signs-student-{kind}-{s + 1}"), x, y) for s in SEEDS]
+            )
             for kind in kinds
         }
         chance = 1 / len(signs.CLASS_NAMES)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from advlib.analysis.relabelling import relabelled
 from advlib.errors import InputError
-from advlib.evaluation import accuracy
+from advlib.evaluation import accuracy, predict
 
 RANDOM_STATE_IS_WATCHED = True
 
@@ -38,6 +38,31 @@ def test_control_has_the_same_labels_and_noise_of_the_same_size() -> None:
     assert torch.equal(target, drawn)
     length = (noisy - x).flatten(1).norm(dim=1)
     assert length.max() <= 1.0 and length.median() > 0.9
+
+
+def test_det_labels_each_image_as_the_next_class_and_attacks_towards_it() -> None:
+    x, y = images(), torch.arange(800) % 2
+    network = reference.linear(301, 3).float()
+    x_adv, target = relabelled(network, x, 1.0, classes=3, y=y, seed=3)
+    assert torch.equal(target, (y + 1) % 3)
+    assert accuracy(network, x_adv, target).value > accuracy(network, x, target).value + 0.2
+
+
+def test_a_hidden_change_fools_the_model_and_not_the_second_network() -> None:
+    x, other = images(), reference.linear(301, 2, seed=5).float()
+    with torch.no_grad():  # a relative, so that what fools the model moves it too
+        other[1].weight.copy_((other[1].weight + model()[1].weight) / 2)
+    seen = predict(other, x).log_softmax(1)
+    raised, successes = {}, {}
+    for hidden_from in (None, other):
+        how = dict(classes=2, seed=3, steps=20, hidden_from=hidden_from)
+        x_adv, target = relabelled(model(), x, 1.0, **how)
+        assert (x_adv - x).flatten(1).norm(dim=1).max() <= 1.0
+        believed = predict(other, x_adv).log_softmax(1) - seen
+        raised[hidden_from] = float(believed.gather(1, target[:, None]).clamp(min=0).mean())
+        successes[hidden_from] = accuracy(model(), x_adv, target).value
+    assert raised[other] < 0.3 * raised[None]
+    assert successes[other] > accuracy(model(), x, target).value + 0.2
 
 
 def test_relabelling_is_repeatable_and_does_not_depend_on_the_batch() -> None:

@@ -17,7 +17,7 @@ TINY = dict(images=64, epochs=1, batch_size=32, watch=0)
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The shipped weights are out of reach: commands write into a folder of their own."""
-    start = shipped.weights_path("signs-standard")  # which relabelled images are made with
+    start = shipped.weights_path("signs-small-standard")  # which relabelled images are made with
     (tmp_path / start.name).write_bytes(start.read_bytes())
     monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
     small = {name: replace(recipe, **TINY) for name, recipe in recipes.RECIPES.items()}
@@ -61,9 +61,9 @@ def test_card_states_the_cost_of_the_training_and_only_what_was_measured(folder)
 
 
 def test_card_names_the_norm_of_the_budget(folder):
-    command.main(["train", "signs-control-0"])
-    model_cards.write_card("signs-control-0", images=16, stop_signs=2)
-    assert "| eps | 3 in L2 |" in shipped.card("signs-control-0")
+    command.main(["train", "signs-student-noise-1"])
+    model_cards.write_card("signs-student-noise-1", images=16, stop_signs=2)
+    assert "| eps | 3 in L2 |" in shipped.card("signs-student-noise-1")
 
 
 def test_missing_weights_end_the_command_with_advice(folder, capsys):

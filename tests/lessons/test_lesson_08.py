@@ -138,3 +138,32 @@ def test_above_chance_accepts_correct_answers() -> None:
         return (centre - half) / (1 + z**2 / total) > 1 / classes
 
     assert lesson_08.above_chance(by_hand).ok
+
+
+def short(model, other, x, target, eps, **changes):
+    """Steps that end as soon as the model is fooled."""
+    how = dict(steps=20, step_size=0.15, random_start=False, early_stop=True) | changes
+    return advlib.pgd(model, x, target, eps, norm="l2", targeted=True, **how)
+
+
+BUG_MISTAKES = {
+    "returns nothing": lambda *a: ...,
+    "images of": lambda model, other, x, target, eps: x[:3],
+    "changes x itself": lambda *a: a[2].copy_(short(*a)),
+    "gradients for each image": lambda *a: short(*a, steps=50, early_stop=False),
+    "leave [0, 1]": lambda *a: short(*a) + 1,
+    "has length": lambda *a: advlib.noise(a[2], 2 * a[4], norm="l2"),
+    "fools nobody": lambda model, other, x, target, eps: x,
+    "How long is your change": lambda *a: short(*a, step_size=1.0, early_stop=False),
+    "stopped with TypeError": lambda model, x: x,
+}
+
+
+def test_bug_names_each_mistake() -> None:
+    for words, answer in BUG_MISTAKES.items():
+        verdict = lesson_08.bug(answer)
+        assert not verdict.ok and words in verdict.message, (words, verdict)
+
+
+def test_bug_accepts_a_change_that_the_third_network_notices_less() -> None:
+    assert lesson_08.bug(short).ok, lesson_08.bug(short)
