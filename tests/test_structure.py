@@ -117,8 +117,9 @@ def test_the_package_stays_small() -> None:
     # 16,500 before the network for photographs, claims with rivals, drawings, and files of 8 bits;
     # 18,000 before minimal perturbations, the card as a page, folders of photographs; 18,750 before
     # the sentence encoder and its attack; 19,450 before matched halves, exercise 7.3
-    # and the families of lesson 11; 19,700 before decision-based attacks.
-    assert lines(*FILES) <= 19_950
+    # and the families of lesson 11; 19,700 before decision-based attacks;
+    # 19,950 before exercise 8.3 and hidden changes.
+    assert lines(*FILES) <= 20_150
 
 
 # -- the reference ---------------------------------------------------------------------------------

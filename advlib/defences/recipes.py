@@ -142,7 +142,7 @@ SMALL: tuple[Recipe, ...] = (
 
 
 def _students() -> list[Recipe]:
-    """The networks of lesson 8: four kinds of training sets with wrong labels."""
+    """The networks of lesson 8: five kinds of training sets with wrong labels."""
     sets: dict[str, tuple[str, dict[str, Any]]] = {
         "rand": (
             "Trained only on images attacked towards random labels, with these labels (D_rand of "
@@ -164,9 +164,14 @@ def _students() -> list[Recipe]:
             "of Ilyas et al. 2019).",
             dict(labels="next", images=3072),
         ),
+        "det-noise": (
+            "The control of D_det: the same images and labels, with noise of the same size in "
+            "place of the attack.",
+            dict(labels="next", images=3072, attack="noise"),
+        ),
     }
     common: dict[str, Any] = dict(images=6144, epochs=8, eps=RELABEL_EPS, steps=5)
-    count = {"rand": 6, "noise": 6, "hidden": 3, "det": 3}
+    count = {"rand": 6, "noise": 6, "hidden": 3, "det": 3, "det-noise": 3}
     return [
         Recipe(
             f"signs-student-{name}-{seed}",

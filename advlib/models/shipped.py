@@ -22,6 +22,8 @@ _small = partial(SignNet, widths=(8, 16, 32), depths=(1, 1, 1))
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the shipped weights and their model cards."""
 
+_STUDENTS = {"rand": 6, "noise": 6, "hidden": 3, "det": 3, "det-noise": 3}
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "signs-standard": SignNet,
     "signs-robust": SignNet,
@@ -33,7 +35,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "signs-american-cnn": PlainCNN,
     **{
         f"signs-student-{kind}-{seed}": _small
-        for kind, count in {"rand": 6, "noise": 6, "hidden": 3, "det": 3}.items()
+        for kind, count in _STUDENTS.items()
         for seed in range(1, count + 1)
     },
     "signs-small-standard": _small,

@@ -18,8 +18,9 @@ TINY = dict(images=64, epochs=1, batch_size=32, watch=0)
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The shipped weights are out of reach: the command writes into a folder of its own."""
-    needed = {getattr(r, what) for r in recipes.RECIPES.values() for what in ("start", "hidden_from")}
-    for name in (needed | {recipes.RELABELLED_BY}) - {None}:
+    every = recipes.RECIPES.values()
+    needed = {r.start for r in every} | {r.hidden_from for r in every} | {recipes.RELABELLED_BY}
+    for name in needed - {None}:
         start = shipped.weights_path(name)
         (tmp_path / start.name).write_bytes(start.read_bytes())
     monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
