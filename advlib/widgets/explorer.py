@@ -9,7 +9,7 @@ from typing import Any
 from advlib.widgets.base import PageWidget, short_key
 from advlib.widgets.controls import Control, check_controls, control_data, grid, values_at
 from advlib.widgets.errors import SceneError, StoredSizeError
-from advlib.widgets.scene import ImageTable, encode_scene
+from advlib.widgets.scene import Tables, encode_scene
 from advlib.widgets.still import draw_scene
 
 MAX_STORED_BYTES = 1_500_000
@@ -48,7 +48,7 @@ class Explorer(PageWidget):
     def as_png(self) -> bytes:
         """Return a still image of the initial state."""
         if self._png is None:
-            self._png = draw_scene(self.data["title"], self._initial(), self.data["images"])
+            self._png = draw_scene(self.data, self._initial())
         return self._png
 
     def _initial(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def answer(
         What went wrong, for the explorer to keep.
     """
     try:
-        return {"scene": encode_scene(compute(**values_at(controls, at)), str)}, None
+        return {"scene": encode_scene(compute(**values_at(controls, at)))}, None
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}, error
 
@@ -161,28 +161,30 @@ def _compute_states(
     positions: Sequence[tuple[int, ...]],
     max_bytes: int,
 ) -> dict[str, Any]:
-    """Return ``{"states": {key: scene}, "images": [data URL, ...]}``, each image once.
+    """Return ``{"states": {key: scene}, "images": [...], "series": [...]}``, each of both once.
 
     Raises `StoredSizeError` as soon as the states so far take more than `max_bytes`.
     """
-    table, states, size = ImageTable(), {}, 0
+    tables, states, size = Tables(), {}, 0
+    urls, series = tables.values["images"], tables.values["series"]
     for done, position in enumerate(positions, start=1):
         at = {control.name: i for control, i in zip(controls, position, strict=True)}
         values = values_at(controls, at)
-        known = len(table.urls)
+        known = len(urls), len(series)
         try:
-            state = encode_scene(compute(**values), table.add)
+            state = encode_scene(compute(**values), tables.keep)
         except Exception as error:
             error.add_note(f"while the explorer computed its state for {values}")
             raise
         states[state_key(position)] = state
-        size += json_size(state) + sum(map(len, table.urls[known:]))
+        new = [*urls[known[0] :], *series[known[1] :]]
+        size += sum(map(json_size, [state, *new]))
         if size > max_bytes:
             raise StoredSizeError(
                 f"{done} of {len(positions)} states already take {size / 1e6:.2f} MB, and the "
-                f"limit is {max_bytes / 1e6:.2f} MB; {len(table.urls)} different images are "
-                f"{sum(map(len, table.urls)) / 1e6:.2f} MB of it. Store fewer values "
+                f"limit is {max_bytes / 1e6:.2f} MB; {len(urls)} different images are "
+                f"{sum(map(len, urls)) / 1e6:.2f} MB of it. Store fewer values "
                 "(slider(..., stored=[...])), show smaller images, use the encoding "
                 '"webp" for photographs, or pass precompute=False.'
             )
-    return {"states": states, "images": table.urls}
+    return {"states": states, **tables.values}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,19 +29,29 @@ _KEYS = {  # of each part: those that it needs, and those that it may have
 }
 
 
-class ImageTable:
-    """Images by number; an image that is added twice is kept once."""
+Keep = Callable[[str, Any], Any]
+"""Takes ``"images"`` and a data URL, or ``"series"`` and one; returns what a scene holds for it."""
+
+
+def in_place(_kind: str, value: Any) -> Any:
+    """Keep every image and series where it is used."""
+    return value
+
+
+class Tables:
+    """Images and series by number; what is kept twice is stored once."""
 
     def __init__(self) -> None:
-        self.urls: list[str] = []
-        self._numbers: dict[str, int] = {}
+        self.values: dict[str, list[Any]] = {"images": [], "series": []}
+        self._numbers: dict[tuple[str, str], int] = {}
 
-    def add(self, url: str) -> int:
-        """Return the number under which `url` is kept."""
-        if url not in self._numbers:
-            self._numbers[url] = len(self.urls)
-            self.urls.append(url)
-        return self._numbers[url]
+    def keep(self, kind: str, value: Any) -> int:
+        """Return the number of `value` in the table of its kind."""
+        table = self.values[kind]
+        number = self._numbers.setdefault((kind, json.dumps(value)), len(table))
+        if number == len(table):
+            table.append(value)
+        return number
 
 
 def pixels(array: Any) -> np.ndarray:
@@ -108,16 +119,15 @@ def data_url(array: Any, encoding: str = "png") -> str:
     return f"data:image/{encoding};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def encode_scene(scene: Mapping[str, Any], add: Callable[[str], Any]) -> dict[str, Any]:
+def encode_scene(scene: Mapping[str, Any], keep: Keep = in_place) -> dict[str, Any]:
     """Check what `compute` returned and make it ready for JSON.
 
     Parameters
     ----------
     scene : mapping
         With any of the keys ``images``, ``bars``, ``lines`` and ``text``; see `explorer`.
-    add : callable
-        Takes a data URL and returns what the scene holds for it: `ImageTable.add`, or `str` to
-        keep the URL.
+    keep : callable
+        Where images and series go: `in_place`, or `Tables.keep` for their numbers.
 
     Raises
     ------
@@ -130,19 +140,20 @@ def encode_scene(scene: Mapping[str, Any], add: Callable[[str], Any]) -> dict[st
         raise SceneError(f"a scene has {sorted(_SCENE_KEYS)}, not {unknown}")
     bars, lines = scene.get("bars", []), scene.get("lines", [])
     groups = [{"bars": bars}] if bars and "bars" not in bars[0] else bars
+    charts = [lines] if isinstance(lines, Mapping) else lines
     return {
-        "images": [_image(item, add) for item in scene.get("images", [])],
+        "images": [_image(item, keep) for item in scene.get("images", [])],
         "bars": [_bar_group(group) for group in groups],
-        "lines": [_chart(chart) for chart in ([lines] if isinstance(lines, Mapping) else lines)],
+        "lines": [_chart(chart, keep) for chart in charts],
         "text": str(scene.get("text", "")),
     }
 
 
-def _image(item: Mapping[str, Any], add: Callable[[str], Any]) -> dict[str, Any]:
+def _image(item: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
     _check(item, "an image")
     height, width = pixels(item["array"]).shape[:2]
     return {
-        "src": add(data_url(item["array"], item.get("encoding", "png"))),
+        "src": keep("images", data_url(item["array"], item.get("encoding", "png"))),
         "title": str(item["title"]),
         "alt": str(item["alt"]),
         "caption": str(item.get("caption", "")),
@@ -179,9 +190,9 @@ def percent(value: float) -> str:
     return f"{rounded} %"
 
 
-def _chart(chart: Mapping[str, Any]) -> dict[str, Any]:
+def _chart(chart: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
     _check(chart, "a line chart")
-    series = [_series(item) for item in chart["series"]]
+    series = [keep("series", _series(item)) for item in chart["series"]]
     if not series:
         raise SceneError("a line chart needs at least one series")
     at, ylim = chart.get("at"), chart.get("ylim")

@@ -14,8 +14,8 @@ from advlib.plots.palette import NEUTRAL, ROLES
 _WIDTH = 6.4  # inches; at 100 dpi the width of a page's text column
 
 
-def draw_scene(title: str, scene: dict[str, Any], urls: Sequence[str]) -> bytes:
-    """Draw a scene of `encode_scene` as a PNG; its images are numbers of data URLs in `urls`."""
+def draw_scene(data: dict[str, Any], scene: dict[str, Any]) -> bytes:
+    """Draw a scene as a PNG; its images and series are numbers in the tables of `data`."""
     from matplotlib.figure import Figure
 
     rows = [row for row in (scene["images"], scene["lines"], scene["bars"]) if row]
@@ -23,14 +23,14 @@ def draw_scene(title: str, scene: dict[str, Any], urls: Sequence[str]) -> bytes:
     sentence = textwrap.fill(re.sub(r"[`*]", "", scene["text"]), 88)  # without Markdown's marks
     height = 0.9 + sum(heights) + 0.18 * sentence.count("\n")
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    figure.suptitle(title, fontsize=11, fontweight="bold")
+    figure.suptitle(data["title"], fontsize=11, fontweight="bold")
     figure.supxlabel(sentence, fontsize=9)
     if rows:
         parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
         for part, row in zip(parts, rows, strict=True):
             cells = part.subplots(1, len(row), squeeze=False)[0]
             for axes, item in zip(cells, row, strict=True):
-                _draw(axes, item, urls)
+                _draw(axes, item, data)
     return _small_png(figure)
 
 
@@ -52,14 +52,14 @@ def _row_height(row: list[dict[str, Any]]) -> float:
     return 2.2
 
 
-def _draw(axes: Any, item: dict[str, Any], urls: Sequence[str]) -> None:
+def _draw(axes: Any, item: dict[str, Any], data: dict[str, Any]) -> None:
     axes.set_title(item["title"], fontsize=9)
     if "src" in item:
-        _draw_image(axes, urls[item["src"]], item["caption"])
+        _draw_image(axes, data["images"][item["src"]], item["caption"])
     elif "bars" in item:
         _draw_bars(axes, item["bars"])
     else:
-        _draw_chart(axes, item)
+        _draw_chart(axes, item, data["series"])
 
 
 def _draw_image(axes: Any, url: str, caption: str) -> None:
@@ -81,9 +81,9 @@ def _draw_bars(axes: Any, bars: list[dict[str, Any]]) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _draw_chart(axes: Any, chart: dict[str, Any]) -> None:
+def _draw_chart(axes: Any, chart: dict[str, Any], table: Sequence[dict[str, Any]]) -> None:
     styles = {"noise": "--", "neutral": ":"}
-    for line in chart["series"]:
+    for line in [table[number] for number in chart["series"]]:
         role, colour = line["role"], ROLES.get(line["role"], NEUTRAL)
         axes.plot(line["x"], line["y"], styles.get(role, "-"), color=colour, label=line["label"])
     if chart["at"] is not None:

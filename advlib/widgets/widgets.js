@@ -53,7 +53,7 @@ function explorer({ model, el }) {
     const stored = data.states[at.join(",")];
     if (stored) {
       ask.cancel();
-      scene.draw(stored, data.images);
+      scene.draw(stored, data);
     } else ask.now(at);
   }
 
@@ -116,7 +116,7 @@ function asker(model, data, status, scene) {
     status.textContent = "";
     if (cancelled) return;
     if (message.error !== undefined) scene.fail(message.error);
-    else scene.draw(message.scene, []);
+    else scene.draw(message.scene, {});
   }
 
   if (!model.offline) model.on("msg:custom", receive);
@@ -195,12 +195,12 @@ function sceneView() {
   const el = h("div", { class: "advlib-scene" }, error, images, lines, bars, text);
   return {
     el,
-    draw(scene, table) {
+    draw(scene, { images: urls, series }) {
       error.hidden = true;
       el.classList.remove("advlib-stale");
       images.dataset.count = scene.images.length;
-      refill(images, scene.images, figure, (view, item) => fillFigure(view, item, table));
-      lines.replaceChildren(...scene.lines.map(chart));
+      refill(images, scene.images, figure, (view, item) => fillFigure(view, item, urls));
+      lines.replaceChildren(...scene.lines.map((spec) => chart(spec, series)));
       refill(bars, scene.bars, barGroup, fillBarGroup);
       text.replaceChildren(...rich(scene.text));
     },
@@ -290,9 +290,10 @@ function scale([low, high], from, to) {
 
 const span = (values) => [Math.min(...values), Math.max(...values)];
 
-function chart(spec) {
-  const xs = span(spec.series.flatMap((s) => s.x));
-  const ys = spec.ylim ?? span(spec.series.flatMap((s) => s.y));
+function chart(spec, table) {
+  const lines = spec.series.map((s) => table?.[s] ?? s);
+  const xs = span(lines.flatMap((s) => s.x));
+  const ys = spec.ylim ?? span(lines.flatMap((s) => s.y));
   const x = scale(xs, BOX.left, BOX.right);
   const y = scale(ys, BOX.bottom, BOX.top);
   const drawing = svg("svg", { viewBox: "0 0 360 186", role: "img", "aria-label": spec.alt });
@@ -310,13 +311,13 @@ function chart(spec) {
     drawing.append(
       svg("line", { class: "advlib-here", x1: x(spec.at), x2: x(spec.at), y1: BOX.top, y2: BOX.bottom }));
   }
-  for (const series of spec.series) {
-    const points = series.x.map((value, i) => `${x(value).toFixed(1)},${y(series.y[i]).toFixed(1)}`);
-    drawing.append(svg("polyline", { class: `advlib-${series.role}`, points: points.join(" ") }));
+  for (const line of lines) {
+    const points = line.x.map((value, i) => `${x(value).toFixed(1)},${y(line.y[i]).toFixed(1)}`);
+    drawing.append(svg("polyline", { class: `advlib-${line.role}`, points: points.join(" ") }));
   }
-  const legend = spec.series.map((series) =>
+  const legend = lines.map((line) =>
     h("span", {}, svg("svg", { viewBox: "0 0 24 8", class: "advlib-swatch", "aria-hidden": "true" },
-      svg("polyline", { class: `advlib-${series.role}`, points: "0,4 24,4" })), series.label));
+      svg("polyline", { class: `advlib-${line.role}`, points: "0,4 24,4" })), line.label));
   return h("div", { class: "advlib-chart" },
     spec.title ? h("p", { class: "advlib-label" }, spec.title) : null,
     h("p", { class: "advlib-axis" }, spec.ylabel), drawing, h("p", { class: "advlib-legend" }, legend));

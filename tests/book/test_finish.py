@@ -81,8 +81,12 @@ def test_drawings_become_part_of_their_page_and_follow_its_theme(tmp_path: Path)
 
 def explorer(letter: str) -> str:
     """Return the state of an explorer with two scenes, as JSON; the second is large."""
-    states = {"0": {"text": "a < b"}, "1": {"text": letter * large.SMALL}}
-    data = {"initial": [0], "states": states, "images": ["data:image/png;base64,AAAA"]}
+    states = {
+        "0": {"lines": [{"series": [1]}], "text": "a < b"},
+        "1": {"lines": [{"series": [0]}], "text": letter * large.SMALL},
+    }
+    images, series = ["data:image/png;base64,AAAA"], [{"x": [0]}, {"x": [1]}]
+    data = {"initial": [0], "states": states, "images": images, "series": series}
     return json.dumps({"kind": "explorer", "data": data}).replace("<", "\\u003c")
 
 
@@ -101,10 +105,12 @@ def test_large_states_leave_the_page_and_small_ones_stay(tmp_path: Path) -> None
     assert page.html.startswith(widget(short)) and long not in page.html
     ((file, content),) = page.files.items()
     assert file.startswith(large.FOLDER) and json.dumps(long) in content.decode()
-    # The first scene stays, without its images: it is drawn at once and holds the place.
+    # The first scene stays, its lines in place and without images: it is drawn at once, to hold the
+    # place of the others.
     (first,) = re.findall(r'<script type="application/json">([^<]*)', page.html)[1:]
-    assert json.loads(first)["data"]["states"] == {"0": {"text": "a < b"}}
-    assert json.loads(first)["data"]["images"] is None
+    scene = {"lines": [{"series": [{"x": [1]}]}], "text": "a < b"}
+    data = {"initial": [0], "states": {"0": scene}, "images": None}
+    assert json.loads(first)["data"] == data
     # The script that draws comes again after the states, and neither holds up the text.
     found = re.findall(r'<script defer src="([^"]*)"', page.html)
     assert found == [f"../{file}", "../_static/advlib-widgets.js?v=1"]

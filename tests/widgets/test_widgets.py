@@ -178,7 +178,7 @@ CHART = {
 )
 def test_a_scene_that_cannot_be_shown_is_refused(returned, said):
     with pytest.raises(widgets.SceneError, match=said):
-        scene.encode_scene(returned, str)
+        scene.encode_scene(returned)
 
 
 def test_a_share_is_never_rounded_to_a_certainty():
@@ -200,6 +200,22 @@ def test_every_stored_state_is_there_and_equal_images_are_kept_once():
     assert len(data["images"]) == 1 + 3  # the constant image once, the moving one per eps
     assert data["states"]["2,1"]["text"] == "gradient at 2"
     assert data["initial"] == [0, 0]
+
+
+def test_equal_series_are_kept_once_and_drawn_in_the_still():
+    fixed = {"label": "every state has it", "x": [0, 1], "y": [0.1, 0.7]}
+
+    def two(eps):
+        series = [fixed, {"label": "moves", "x": [0, 1], "y": [0, eps]}]
+        return {"lines": {**CHART, "series": series}}
+
+    widget = make(two, [widgets.slider("eps", [1, 2, 3])])
+    table = widget.data["series"]
+    assert [one["label"] for one in table] == ["every state has it", *["moves"] * 3]
+    numbers = [state["lines"][0]["series"] for state in widget.data["states"].values()]
+    assert numbers == [[0, 1], [0, 2], [0, 3]]
+    assert table[3]["y"] == [0, 3]
+    assert widget.as_png() != make(two, [widgets.slider("eps", [2])]).as_png()
 
 
 def test_the_state_is_plain_json_and_its_size_is_as_reported():

@@ -65,13 +65,17 @@ def move_out(page: Page, _book: Book) -> Page:
 
 
 def _first_alone(state: str) -> str | None:
-    """Return an explorer's state with the first of its scenes and no image, as JSON for a page."""
+    """Return an explorer's state with its first scene, lines in place and no image, as JSON."""
     widget = json.loads(state)
     if widget["kind"] != "explorer":
         return None
     data = widget["data"]
     at = ",".join(map(str, data["initial"]))
-    data |= {"images": None, "states": {at: data["states"][at]}}
+    scene = data["states"][at]
+    table = data.pop("series")
+    for chart in scene["lines"]:
+        chart["series"] = [table[number] for number in chart["series"]]
+    data |= {"images": None, "states": {at: scene}}
     return json.dumps(widget, separators=(",", ":")).replace("<", "\\u003c")
 
 
