@@ -87,8 +87,19 @@ def relabelled(
     parts = []
     for part, t in zip(x.split(batch_size), target.split(batch_size), strict=True):
         f, loss = (model, "ce") if hidden_from is None else _hiding(model, hidden_from, part, t)
-        how = dict(norm=norm, steps=steps, targeted=True, loss=loss, generator=generator)
-        parts.append(pgd(f, part, t, eps, **how))
+        parts.append(
+            pgd(
+                f,
+                part,
+                t,
+                eps,
+                norm=norm,
+                steps=steps,
+                targeted=True,
+                loss=loss,
+                generator=generator,
+            )
+        )
     return torch.cat(parts) if parts else x.clone(), target
 
 

@@ -235,8 +235,15 @@ def _signs_for_bugs() -> tuple[tuple[nn.Module, ...], Tensor, Tensor, float]:
     """Three networks, signs with labels that they do not show, and the rise to halve."""
     networks = tuple(load(f"signs-small-{name}") for name in ("standard", "deep", "wide"))
     x, y = signs.render(72, seed=8_306)
-    how = dict(classes=len(signs.CLASS_NAMES), steps=10, seed=1, hidden_from=networks[1])
-    hidden, target = relabelled(networks[0], x, _SIGN_EPS, **how)
+    hidden, target = relabelled(
+        networks[0],
+        x,
+        _SIGN_EPS,
+        classes=len(signs.CLASS_NAMES),
+        steps=10,
+        seed=1,
+        hidden_from=networks[1],
+    )
     other = (target != y).nonzero()[:60, 0]
     x, hidden, target = x[other], hidden[other], target[other]
     return networks, x, target, _noticed(networks[2], x, hidden, target)
