@@ -13,7 +13,7 @@ import pytest
 import summary
 import system
 from repository import ROOT, failures, run_pytest
-from test_the_tests import OPENED, PAGE, course
+from test_the_tests import OPENED, PAGE, course_of_pages
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 pytestmark = pytest.mark.skipif(
@@ -154,8 +154,7 @@ def test_without_venv_nothing_goes_on(
 def test_a_page_test_without_a_browser_is_left_out_and_the_last_line_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = ("bidi.py", "conftest.py", "photolab_page.py", "scripts.py", "test_pages.py")
-    folder = course(tmp_path / "course", *(f"pages/{name}" for name in files))
+    folder = course_of_pages(tmp_path)
     html = folder / "_build" / "html"
     (html / "_static" / "mathjax").mkdir(parents=True)
     for name in OPENED | {"index.html": ""}:

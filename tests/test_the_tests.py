@@ -278,6 +278,12 @@ def test_a_foreign_host_and_a_dead_link_are_noticed(tmp_path: Path) -> None:
     assert not [name for name in failed if "intact" in name]
 
 
+def course_of_pages(root: Path) -> Path:
+    """A course whose tests are those of every page, with what the tests of pages share."""
+    shared = [path.name for path in (ROOT / "tests" / "pages").glob("[!t]*.py")]
+    return course(root / "course", "pages/test_pages.py", *(f"pages/{name}" for name in shared))
+
+
 OPENED = {
     "book/index.html": "",
     "intact.html": "<script>document.body.append('more')</script>",
@@ -287,8 +293,7 @@ OPENED = {
 
 
 def test_a_page_that_asks_elsewhere_or_throws_is_noticed(tmp_path: Path) -> None:
-    files = ("bidi.py", "conftest.py", "photolab_page.py", "scripts.py", "test_pages.py")
-    folder = course(tmp_path / "course", *(f"pages/{name}" for name in files))
+    folder = course_of_pages(tmp_path)
     html = folder / "_build" / "html"
     for name, body in OPENED.items():
         (html / name).parent.mkdir(parents=True, exist_ok=True)

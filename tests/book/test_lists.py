@@ -19,7 +19,8 @@ RENEW = "run `python book/_tools/lists.py`"
 
 
 def words(html) -> str:
-    return " ".join(html.get_text("").replace("’", "'").split())  # the page sets quotes
+    text = html.get_text("").translate(str.maketrans("’“”", "'\"\""))  # the page sets quotes
+    return " ".join(text.split())
 
 
 def test_what_looks_like_markup_is_shown_as_it_is() -> None:

@@ -286,8 +286,11 @@ def test_messages_are_answered_with_their_own_number_and_the_error_is_kept():
     assert len(sent) == 2
 
 
-DRAWN = {"One gradient, three balls"}
-"""Explorers whose images are drawings: nothing in them is attacked."""
+UNCHANGED = {
+    "One gradient, three balls",  # drawings
+    "What a student of wrong labels answers",  # eight clean images
+}
+"""Explorers in whose images nothing is attacked."""
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
@@ -296,9 +299,9 @@ def test_a_changed_image_is_shown_beside_the_clean_one(path):
         for scene_ in state["data"]["states"].values():
             images = scene_["images"]
             titles = [image["title"] for image in images]
-            assert len(set(titles)) == len(titles)
-            if not titles or state["data"]["title"] in DRAWN:
+            if not titles or state["data"]["title"] in UNCHANGED:
                 continue
+            assert len(set(titles)) == len(titles)
             if titles == ["clean, unchanged"]:  # what is changed there are activations
                 continue
             clean = next(i for i, title in enumerate(titles) if title.startswith("clean"))
