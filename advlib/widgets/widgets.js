@@ -184,14 +184,14 @@ function selectView(control, start, offered, disabled, changed) {
 
 // ---------------------------------------------------------------- scene
 
-// Elements are kept and refilled from state to state: images do not flicker, bars glide.
+// Elements are kept and refilled: images do not flicker, bars glide.
 function sceneView() {
   const images = h("div", { class: "advlib-images" });
   const bars = h("div", { class: "advlib-bars" });
   const lines = h("div", { class: "advlib-lines" });
   const text = h("p", { class: "advlib-text", "aria-live": "polite" });
   const error = h("p", { class: "advlib-error", role: "alert", hidden: true });
-  // The lines next to the controls: on a telephone both must be seen at once.
+  // The lines next to the controls: a phone shows both.
   const el = h("div", { class: "advlib-scene" }, error, images, lines, bars, text);
   return {
     el,

@@ -23,7 +23,7 @@ new PerformanceObserver((list) => {
 
 # What a reader sees of an explorer: its sentence, its images, bars and lines.
 SEEN = """e => [
-  e.querySelector('.advlib-text')?.innerText,
+  e.querySelector('.advlib-text')?.textContent,
   ...[...e.querySelectorAll('img')].map(i => i.src),
   ...[...e.querySelectorAll('.advlib-fill')].map(f => f.style.width),
   ...[...e.querySelectorAll('svg')].map(s => s.innerHTML),
