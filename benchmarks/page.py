@@ -57,7 +57,7 @@ The C library keeps freed memory for the next call, where it can be told to. Oth
 on chance how much of it is handed back and filled with zeros again, which a small network feels.
 """
 
-_AGAIN = "is the frozen loop once more: what its line differs from that of the floor is noise."
+_AGAIN = f"*{AGAIN}* is the frozen loop once more: its distance from the floor is noise."
 
 _FIXED = """
 advlib checks what it is given, freezes the model and puts everything back, and ends exactly inside
@@ -149,7 +149,7 @@ def _fixed(tables: list[dict[str, Any]]) -> str:
 
 
 def _speed(tables: list[dict[str, Any]]) -> list[str]:
-    lines = [folded("The times as tables, with quartiles"), f"*{AGAIN}* {_AGAIN}", ""]
+    lines = ["<details><summary>The times as tables, with quartiles</summary>\n", _AGAIN, ""]
     for title in dict.fromkeys(table["workload"] for table in tables):
         free, frozen = (
             next(t["rows"] for t in tables if t["workload"] == title and t["frozen"] == state)
@@ -167,11 +167,6 @@ def _speed(tables: list[dict[str, Any]]) -> list[str]:
             "",
         ]
     return [*lines, "</details>", ""]
-
-
-def folded(summary: str) -> str:
-    """How a fold begins that a reader may open; ``</details>`` ends it."""
-    return f"<details><summary>{summary}</summary>\n"
 
 
 def _ratio(row: dict[str, Any]) -> str:

@@ -482,15 +482,19 @@ def _head(results: dict[str, Any]) -> str:
 
 
 def _lowest(subject: dict[str, Any]) -> str:
-    """The lowest number of advlib and of the others, in words."""
+    """The lowest number of advlib, of the others and of AutoAttack, in words."""
     ran = [row for row in subject["rows"] if "robust" in row]
     own, others = (
         min((row["robust"] for row in ran if (row["library"] == "advlib") == ours), default=1.0)
         for ours in (True, False)
     )
+    slow = subject["reference"]
+    all_of_it = (
+        f", {100 * slow['robust']:.1f} % for AutoAttack" if slow and "robust" in slow else ""
+    )
     return (
         f"{_title(subject)}: {100 * own:.1f} % at the lowest for advlib, "
-        f"{100 * others:.1f} % for the others."
+        f"{100 * others:.1f} % for the others{all_of_it}."
     )
 
 
