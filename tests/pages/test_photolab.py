@@ -179,14 +179,18 @@ def squeezenet(site: Site, images: Tensor) -> tuple[list[int], list[int]]:
     return _write_compared(site.root, "squeezenet", model, images)
 
 
-@pytest.mark.parametrize("simd", KERNELS)
+@pytest.mark.parametrize(
+    ("call", "simd"),
+    [("chromium", True), ("chromium", False), ("in_firefox", True)],
+    indirect=["call"],
+)
 def test_squeezenets_logits_and_input_gradients_are_pytorchs(
-    chromium: Call, squeezenet: tuple[list[int], list[int]], simd: bool
+    call: Call, squeezenet: tuple[list[int], list[int]], simd: bool
 ) -> None:
     """In single precision, where gradients jump: PyTorch's own are up to 8e-3 from its double's."""
     first, second = squeezenet
     places = list(range(COMPARED if simd else 2))
-    found = chromium("errors", simd, places, second, "squeezenet")
+    found = call("errors", simd, places, second, "squeezenet")
     assert [each["predicted"] for each in found] == first[: len(places)]
     assert max(each["logits"] for each in found) < 1e-4
     assert max(each["grads"] for each in found) < 0.05
