@@ -275,42 +275,44 @@ def label_lines(
         No line has a label that `above` or `below` names.
     """
     handles, labels = axes.get_legend_handles_labels()
-    # An error bar is a container, whose first element is the line.
-    lines = {label: getattr(h, "lines", [h])[0] for h, label in zip(handles, labels, strict=True)}
+    axes.viewLim  # noqa: B018  # sets limits that are due, which `transLimits` would not do
+    in_axes = (axes.transScale + axes.transLimits).transform
+    # Error bars are a container: the line, and its lower and upper caps.
+    drawn = [getattr(handle, "lines", (handle, ())) for handle in handles]
+    parts = {
+        label: [in_axes(part.get_xydata()) for part in (line, *(caps or (line, line)))]
+        for label, (line, caps, *_) in zip(labels, drawn, strict=True)
+    }
+    lines = {label: line for label, (line, *_) in parts.items()}
     beside = {**(above or {}), **(below or {})}
     if unknown := set(beside) - set(lines):
         raise InputError(f"no line has the label {min(unknown)!r}; there are {sorted(lines)}.")
-    in_axes = (axes.transScale + axes.transLimits).transform
     for label, x in beside.items():
-        _label_beside(axes, label, lines[label].get_xydata(), x, label in (above or {}))
-    ends = [(in_axes(line.get_xydata()[-1])[1], label) for label, line in lines.items()]
-    ends = sorted((height, label) for height, label in ends if label not in beside)
+        place = in_axes((x, axes.viewLim.y0))[0]
+        over = label in (above or {})
+        _label_beside(axes, label, parts[label][2 if over else 1], place, over)
+    ends = sorted((line[-1][1], label) for label, line in lines.items() if label not in beside)
     # A line of text has 12 points; the layout changes the height of the axes little.
     letter = 12 / 72 * axes.figure.dpi / axes.bbox.height
     sizes = [letter * (1 + label.count("\n")) for _, label in ends]
     for (_, label), height in zip(ends, _apart([height for height, _ in ends], sizes), strict=True):
-        right = lines[label].get_xdata()[-1], height
-        frame: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        axes.annotate(label, right, (7, 0), va="center", annotation_clip=False, **frame)
+        _annotate(axes, label, (lines[label][-1][0], height), (7, 0), va="center")
 
 
-def _label_beside(axes: "Axes", label: str, data: Any, x: float, above: bool) -> None:
-    """Write a label above or below a line, on the side to which the line does not go."""
-    low, high = axes.get_xlim()
-    at = x, float(np.interp(x, *data.T))
-    left, right = (float(np.interp(x + step * (high - low), *data.T)) for step in (-0.04, 0.04))
-    bottom, top = axes.get_ylim()
-    rise = (right - left) / (top - bottom)
+def _label_beside(axes: "Axes", label: str, line: Any, x: float, above: bool) -> None:
+    """Write a label above or below a line (in axes), on the side to which the line does not go."""
+    left, y, right = (float(np.interp(x + step, *line.T)) for step in (-0.04, 0, 0.04))
+    rise = right - left
     side = "center" if abs(rise) < 0.02 else "right" if (rise > 0) == above else "left"
     shift = {"center": 0, "left": 4, "right": -4}[side]
-    axes.annotate(
-        label,
-        at,
-        (shift, 4 if above else -4),
-        textcoords="offset points",
-        ha=side,
-        va="bottom" if above else "top",
-    )
+    va = "bottom" if above else "top"
+    _annotate(axes, label, (x, y), (shift, 4 if above else -4), ha=side, va=va)
+
+
+def _annotate(axes: "Axes", label: str, at: Any, shift: tuple[int, int], **align: Any) -> None:
+    """Write a label at a place given in axes, shifted by points."""
+    align |= {"xycoords": "axes fraction", "textcoords": "offset points"}
+    axes.annotate(label, at, shift, annotation_clip=False, **align)
 
 
 def _apart(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:

@@ -152,6 +152,37 @@ def test_labels_stand_at_their_lines_and_apart() -> None:
         plots.label_lines(axes, above={"steep": 1})
 
 
+@pytest.mark.parametrize("above", [False, True])
+def test_a_label_stands_on_the_free_side_of_its_line_on_logarithmic_axes(above: bool) -> None:
+    fig, axes = plots.figure(height=2.5)
+    # A line of one slope: where its values are small, it would be flat on linear axes.
+    axes.plot([0.25, 16], [1e-4, 10], label="rises")
+    axes.set(xscale="log", yscale="log")
+    plots.label_lines(axes, **{"above" if above else "below": {"rises": 1}})
+    fig.draw_without_rendering()
+    (label,) = axes.texts
+    to_axes = axes.transAxes.inverted().transform
+    (left, low), (right, high) = to_axes(label.get_window_extent())
+    x, _ = to_axes(axes.transData.transform((1, 1)))
+    line = to_axes(axes.transData.transform([(0.25, 1e-4), (16, 10)]))
+    on_the_line = np.interp([left, x, right], *line.T)
+    assert (right < x and low > on_the_line[2]) if above else (left > x and high < on_the_line[0])
+    # It is near: within two of its own heights of the line at its place.
+    assert abs((low if above else high) - on_the_line[1]) < 2 * (high - low)
+
+
+def test_a_label_below_error_bars_touches_none() -> None:
+    fig, axes = plots.figure(height=2.5)
+    plots.shares(axes, [0, 1, 2, 3], [wilson(k, 10) for k in (9, 7, 5, 3)], label="falls")
+    plots.label_lines(axes, below={"falls": 1})
+    fig.draw_without_rendering()
+    (label,) = axes.texts
+    box = label.get_window_extent()
+    caps = axes.containers[0].lines[1][0]
+    lower = np.interp(box.x1, *axes.transData.transform(caps.get_xydata()).T)
+    assert box.y1 < lower and box.x1 < axes.transData.transform((1, 0))[0]
+
+
 def luminance(colour: str) -> float:
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
