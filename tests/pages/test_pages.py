@@ -1,4 +1,7 @@
-"""Every built page, opened as a reader opens it: served and from disk, light, dark, on a phone."""
+"""Every built page, opened as a reader opens it: served and from disk, light, dark, on a phone.
+
+Each page is opened once from either home; all that is asked of it is asked in that visit.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,9 +9,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from scripts import OVERFLOW, READY
+from scripts import CUT_OFF, FILTERED, OVERFLOW, READY
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
+WIDTHS = (1280, 768, 390)
 COLOURS = {"runOnly": ["color-contrast", "link-in-text-block"]}
 """What axe-core asks again where nothing but the colours has changed."""
 ALL_ELSE = {"rules": {"color-contrast": {"enabled": False}}}
@@ -25,14 +29,20 @@ LOAD = """() => Promise.all([...document.images].map((image) => {
   return image.decode().catch(() => {});
 }))"""
 
-# One word of code of each kind in each kind of box: axe-core would look at thousands of their like.
+# One word of code, and one formula, of each kind in each kind of box: axe-core would look at
+# thousands of their like. The letters in drawings have a test of their own, in test_layout.py.
 THIN = """() => {
   const seen = new Set();
-  for (const word of document.querySelectorAll(".highlight pre span")) {
-    const kind = `${word.className} in ${word.closest("[class*=cell_], article, body").className}`;
-    if (seen.has(kind)) word.replaceWith(...word.childNodes);
-    seen.add(kind);
-  }
+  const again = (part, place) => {
+    const box = part.closest(place);
+    const kind = `${part.className} in ${box.tagName} ${box.className}`;
+    return seen.has(kind) || !seen.add(kind);
+  };
+  for (const word of document.querySelectorAll(".highlight pre span"))
+    if (again(word, "[class*=cell_], article, body")) word.replaceWith(...word.childNodes);
+  for (const formula of document.querySelectorAll("mjx-container"))
+    if (again(formula, "p, li, td, th, div")) formula.remove();
+  for (const drawing of document.querySelectorAll("svg.drawing")) drawing.replaceChildren();
 }"""
 
 # Two frames, in which a transition begins, and then until none is on its way. Their promises are no
@@ -105,6 +115,16 @@ class Visit:
         self.problems += [f"{view}: wider than the page: {e}" for e in wide]
         self.problems += [f"{view}: image without text or file: {e}" for e in silent]
 
+    def narrow(self) -> None:
+        """Note, with all folds open, what is cut off in any of three windows, and filtered images.
+
+        From wide to narrow: in a window that grows, the side bar takes its time to come back.
+        """
+        self.problems += self.page.evaluate(FILTERED)
+        for width in WIDTHS:
+            self.page.set_viewport_size({"width": width, "height": 900})
+            self.problems += [f"{width}: {what}" for what in self.page.evaluate(CUT_OFF)]
+
     def audit(self, view: str, axe: str, rules: dict[str, Any]) -> None:
         """Note what axe-core finds."""
         self.page.evaluate(THIN)
@@ -163,6 +183,8 @@ def test_from_disk(page_path: str, book: Path, visit: Callable[[str], Visit]) ->
     opened = visit(f"{book.as_uri()}/")
     opened.open(page_path)
     opened.look("from disk")
+    opened.turn(DESKTOP, "dark")
+    opened.narrow()
     assert not opened.problems, "\n".join(opened.problems)
 
 
