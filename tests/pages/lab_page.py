@@ -47,6 +47,21 @@ FRAME = """(stop) => {
   return new Promise((go) => requestAnimationFrame(() => go()));
 }"""
 
+# One attack by the lab's own modules.
+ATTACK = """async ({network, x, task}) => {
+  const { makeNetwork } = await import("./_static/lab/network.mjs");
+  const { classifier, run } = await import("./_static/lab/attacks.mjs");
+  const { readWeights } = await import("./_static/lab/load.mjs");
+  const file = await (await fetch("./_static/lab/weights.bin")).arrayBuffer();
+  const { networks, numbers, shape } = readWeights(file);
+  window.model ??= {};
+  window.model[network] ??= classifier(makeNetwork(networks[network], numbers, shape));
+  const attack = run(window.model[network], Float64Array.from(x, (v) => v / 255), task);
+  let turn = attack.next();
+  while (!turn.done) turn = attack.next();
+  return { ...turn.value, image: Array.from(turn.value.image) };
+}"""
+
 # The page's workers, so that a test can break them, and the addresses of their scripts.
 WATCHED = """window.workers = [];
 const Plain = window.Worker;
@@ -75,21 +90,23 @@ def lab_opening() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def lab_site(tmp_path_factory: pytest.TempPathFactory, lab_opening: dict[str, Any]) -> Path:
-    """Return a folder with the lab's files and pages that hold one lab and two."""
+    """Return a folder with the lab's files and pages that hold one lab, two, and a brush."""
     root = tmp_path_factory.mktemp("lab")
     folder = root / live_lab.FOLDER
     alt = lab.write(folder)
     for module in lab.MODULES.iterdir():
         shutil.copy(module, folder)
     shutil.copy(Path(base.__file__).parent / "widgets.css", root / "_static")
-    element = live_lab.lab_html(lab_opening, alt, live_lab.FOLDER, labs.digest(folder))
-    for name, count in (("one", 1), ("two", 2)):
+    version = labs.digest(folder)
+    element = live_lab.lab_html(lab_opening, alt, live_lab.FOLDER, version)
+    brush = live_lab.brush_html(lab.brush(), live_lab.FOLDER, version)
+    for name, elements in (("one", element), ("two", element * 2), ("brush", brush)):
         page = (
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Lab</title>'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<link rel="icon" href="data:,"><link rel="stylesheet" href="_static/widgets.css">'
             '<link rel="stylesheet" href="_static/lab/lab.css"></head>'
-            f"<body><main><h1>Lab</h1>{element * count}<p>after</p></main></body></html>"
+            f"<body><main><h1>Lab</h1>{elements}<p>after</p></main></body></html>"
         )
         # Under the policy of the book's pages.
         (root / f"{name}.html").write_text(policy.guard(page), encoding="utf-8")

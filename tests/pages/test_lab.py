@@ -17,6 +17,7 @@ from clocks import thread_time
 from conftest import Quiet, serving
 from course import lab, live_lab
 from lab_page import (
+    ATTACK,
     FRAME,
     channels_last,
     pick,
@@ -64,19 +65,6 @@ ERRORS = """async ({image, y, names}) => {
     }
   }
   return worst;
-}"""
-ATTACK = """async ({network, x, task}) => {
-  const { makeNetwork } = await import("./_static/lab/network.mjs");
-  const { classifier, run } = await import("./_static/lab/attacks.mjs");
-  const { readWeights } = await import("./_static/lab/load.mjs");
-  const file = await (await fetch("./_static/lab/weights.bin")).arrayBuffer();
-  const { networks, numbers, shape } = readWeights(file);
-  window.model ??= {};
-  window.model[network] ??= classifier(makeNetwork(networks[network], numbers, shape));
-  const attack = run(window.model[network], Float64Array.from(x, (v) => v / 255), task);
-  let turn = attack.next();
-  while (!turn.done) turn = attack.next();
-  return { ...turn.value, image: Array.from(turn.value.image) };
 }"""
 
 

@@ -8,6 +8,8 @@ of it is committed. All of it is the same each time.
     images.js      the images to choose from, as a script
     lab.js         the modules of book/assets/lab as one classic script
     lab.png        what readers without scripts see
+
+The brush of lesson 7 is part of the same script and uses the same files.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from torch import Tensor, nn
 
 import advlib
 from advlib import gradients, plots
+from advlib.analysis import attribution
+from advlib.analysis.map_comparison import per_pixel
 from advlib.data import signs
 from advlib.evaluation import predict
 from advlib.models.architectures import PIXEL_MEAN, PIXEL_SCALE, Block, SignNet
@@ -37,7 +41,7 @@ PROGRESS = Path(__file__).resolve().parents[3] / "advlib" / "widgets" / "progres
 IN_WORKER = ("layers", "network", "attacks", "engine")
 IN_PAGE = (
     *("settings", "upload", "files", "ports", "load", "view", "address", "figure", "panel"),
-    *("round", "lab"),
+    *("round", "brush", "lab"),
 )
 """The modules, each behind those that it imports. The engine's run in a Worker."""
 
@@ -48,6 +52,10 @@ OPENING_CLASS, OPENING_VARIANT, OPENING_STOP = "stop", 1, 4
 """What the lab shows first: which image, and epsilon in 255ths."""
 EPS = [i / 255 for i in range(13)]
 """The stops of the slider in L-infinity; `settings.mjs` has the same."""
+BRUSH_CLASS, BRUSH_VARIANT = "speed limit 130", 1
+"""What the brush shows first."""
+BRUSH_MOST = 409
+"""How many pixels the reader may choose: a tenth of the image."""
 
 
 class Packed:
@@ -238,6 +246,45 @@ def still(path: Path) -> str:
         f"A {OPENING_CLASS} sign after FGSM within {OPENING_STOP}/255. "
         f"The standard network classifies it as {predicted[0]}, the robust one as {predicted[1]}."
     )
+
+
+# -- the brush of lesson 7 -------------------------------------------------------------------------
+
+
+def brush() -> dict[str, Any]:
+    """What the brush needs besides network and images: choices of pixels, the best ones first.
+
+    Those that support the answer are chosen for each image. One choice for all images are the
+    pixels that are steep on average over other signs, a disc in the middle, and random ones.
+    """
+    x, y = images()
+    model = advlib.models.load(NETWORKS["standard"])
+    blurred = attribution.blurred(x, 31)
+    shares = attribution.integrated_gradients(model, x, y, blurred, 16)
+    others, labels = signs.render(128, seed=SEED + 1)
+    steep = per_pixel(attribution.saliency(model, others, labels)).mean(0)
+    at = torch.arange(64) - 31.5
+    maps = {
+        "support": per_pixel(shares, "signed"),
+        "steep": steep,
+        "disc": -(at[:, None] ** 2 + at**2),
+        "random": torch.rand(64, 64, generator=torch.Generator().manual_seed(SEED)),
+    }
+    place = signs.CLASS_NAMES.index(BRUSH_CLASS) * IMAGES_PER_CLASS + BRUSH_VARIANT
+    return {
+        "image": place,
+        "pixels": pixels(x[place : place + 1]),
+        "classes": list(signs.CLASS_NAMES),
+        "variants": IMAGES_PER_CLASS,
+        "most": BRUSH_MOST,
+        "orders": {name: _order(values) for name, values in maps.items()},
+    }
+
+
+def _order(maps: Tensor) -> str:
+    """The first pixels of one map or several, as base64 of two bytes each."""
+    order = maps.reshape(-1, 64 * 64).sort(dim=1, descending=True, stable=True).indices
+    return b64encode(order[:, :BRUSH_MOST].numpy().astype("<u2").tobytes()).decode()
 
 
 # -- scripts ---------------------------------------------------------------------------------------

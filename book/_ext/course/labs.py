@@ -36,6 +36,8 @@ class Lab(nodes.General, nodes.Element):
 
 
 class _LabDirective(SphinxDirective):
+    has_content = True  # for readers of the notebook; in the book the lab itself stands there
+
     def run(self) -> list[nodes.Node]:
         # A page is built again when what its lab is made of has changed.
         for pattern in ("lab/*", "photolab/*"):

@@ -130,6 +130,11 @@ function steepest(grad, eps, norm) {
   return grad.map((value) => value * scale);
 }
 
+/** The gradient at the pixels that may change, and zero elsewhere. */
+function restrict(where, grad) {
+  return where ? grad.map((value, i) => value * where[Math.floor(i / 3)]) : grad;
+}
+
 /** The best single step that ball and box allow. */
 function singleStep(x, grad, eps, norm) {
   const step = steepest(grad, eps, norm);
@@ -145,6 +150,7 @@ function singleStep(x, grad, eps, norm) {
  * @property {number} eps
  * @property {number} steps  of PGD
  * @property {number} y  the class whose loss is raised, or lowered if it is the target
+ * @property {Uint8Array} [where]  1 for each pixel that FGSM and PGD may change; without it, all may
  */
 
 /**
@@ -155,15 +161,15 @@ function singleStep(x, grad, eps, norm) {
  * @param {Task} task
  * @returns {Generator<Point | undefined, Found>}
  */
-export function* run(model, x, { attack, norm, eps, steps, y }) {
+export function* run(model, x, { attack, norm, eps, steps, y, where }) {
   if (eps > 0 && (attack === "pgd" || attack === "targeted")) {
-    return yield* climb(model, x, { norm, eps, steps, y, targeted: attack === "targeted" });
+    return yield* climb(model, x, { norm, eps, steps, y, where, targeted: attack === "targeted" });
   }
   const clean = model.look(x, y);
   if (eps === 0) return { image: x, probabilities: clean.probabilities, losses: [clean.loss] };
   const image = attack === "noise"
     ? confine(x, randomPoint(x.length, eps, norm, randomSource(SEED)), eps, norm)
-    : singleStep(x, model.gradient(y), eps, norm);
+    : singleStep(x, restrict(where, model.gradient(y)), eps, norm);
   yield;
   const { loss, probabilities } = model.look(image, y);
   return { image, probabilities, losses: [clean.loss, loss] };
@@ -173,7 +179,7 @@ export function* run(model, x, { attack, norm, eps, steps, y }) {
  * PGD from the image itself, so that its path begins at zero. Of all points visited the best is
  * kept: one that reaches the goal before one that does not, then the one with the better loss.
  */
-function* climb(model, x, { norm, eps, steps, y, targeted }) {
+function* climb(model, x, { norm, eps, steps, y, where, targeted }) {
   const stepSize = (2.5 * eps) / steps; // enough to cross the ball and to turn
   const up = targeted ? -1 : 1;
   let image = x;
@@ -187,7 +193,7 @@ function* climb(model, x, { norm, eps, steps, y, targeted }) {
     losses.push(loss);
     if (step === steps) break;
     yield { step, image, loss, probabilities };
-    const move = steepest(model.gradient(y), up * stepSize, norm);
+    const move = steepest(restrict(where, model.gradient(y)), up * stepSize, norm);
     image = confine(x, image.map((value, i) => value + move[i] - x[i]), eps, norm);
   }
   return { image: best.image, probabilities: best.probabilities, losses };

@@ -11,6 +11,7 @@ import { base64Bytes, reasonOf } from "./files.mjs";
 import { loadEngines, loadImages } from "./load.mjs";
 import { h, whenLookedAt } from "./view.mjs";
 import { makePanel } from "./panel.mjs";
+import { makeBrush } from "./brush.mjs";
 import { makeRound } from "./round.mjs";
 import { downloadFigure } from "./figure.mjs";
 
@@ -20,19 +21,25 @@ const KEPT = 12;
 /** The lab's name in the page's address. */
 const LIVE_LAB = "live-lab";
 
+/** What is drawn into an element of this class. */
+const KINDS = { "advlib-livelab": makeLab, "advlib-brush": makeBrush };
+
 /**
  * Starts every lab of the page that does not run yet.
  * @param {function} engineScope  what a Worker runs
  * @param {object} progress  what the browser keeps (advlib/widgets/progress.js)
  */
 export function start(engineScope, progress) {
-  for (const root of document.querySelectorAll(".advlib-livelab:not([data-started])")) {
+  const roots = document.querySelectorAll(".advlib-lab[data-folder]:not([data-started])");
+  for (const root of roots) {
+    const make = KINDS[Object.keys(KINDS).find((kind) => root.classList.contains(kind))];
+    if (!make) continue; // a lab of another script
     root.dataset.started = "";
     try {
       const stored = root.querySelector('script[type="application/json"]');
-      makeLab(root, JSON.parse(stored.textContent), engineScope, progress);
+      make(root, JSON.parse(stored.textContent), engineScope, progress);
     } catch (error) {
-      root.replaceChildren(h("p", {}, "The Live Lab could not be drawn in this browser."));
+      root.replaceChildren(h("p", {}, "The lab could not be drawn in this browser."));
       console.warn(error);
     }
   }

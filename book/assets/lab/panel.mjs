@@ -24,7 +24,7 @@ const QUIET = 500;
  */
 export function makePanel(setting, { classes, variants }, actions) {
   const controls = makeControls(setting, classes, actions);
-  const strip = makeStrip(setting, classes, variants, actions);
+  const strip = makeStrip(setting.image, classes, variants, actions.choose);
   const columns = Object.values(NAMES).map((name) => column(name, classes, SIDE, FACTOR));
   const loss = chart(NAMES);
   const status = h("p", { class: "advlib-status", role: "status" });
@@ -35,7 +35,7 @@ export function makePanel(setting, { classes, variants }, actions) {
   const element = h(
     "div",
     { role: "group", "aria-label": "Live Lab" },
-    strip.element,
+    h("div", { class: "lab-images" }, strip.element, ownImage(actions.upload)),
     controls.element,
     failure,
     h("div", { class: "lab-columns" }, columns.map((one) => one.element)),
@@ -159,8 +159,12 @@ function makeControls(setting, classes, actions) {
   };
 }
 
-/** The stored images as radio buttons, and the button for the reader's own. */
-function makeStrip(setting, classes, variants, actions) {
+/**
+ * The stored images as radio buttons.
+ * @param {{name: number, pixels: Uint8Array}} first  the one that is chosen at the beginning
+ * @param {(place: number, pixels: Uint8Array) => void} choose
+ */
+export function makeStrip(first, classes, variants, choose) {
   const name = uniqueId();
   const places = Array.from({ length: classes.length * variants }, (_, place) => {
     const label = `${classes[Math.floor(place / variants)]}${place % variants ? `, ${1 + (place % variants)}` : ""}`;
@@ -172,20 +176,15 @@ function makeStrip(setting, classes, variants, actions) {
       name,
       value: place,
       "aria-label": label,
-      checked: place === setting.image.name,
-      disabled: place !== setting.image.name,
+      checked: place === first.name,
+      disabled: place !== first.name,
     });
     return { input, image, element: h("label", { title: label }, input, image.canvas) };
   });
-  const element = h(
-    "div",
-    { class: "lab-images" },
-    h("fieldset", {}, h("legend", { class: "advlib-label" }, "Pick an image"),
-      h("div", { class: "lab-strip" }, places.map((place) => place.element))),
-    ownImage(actions.upload),
-  );
+  const element = h("fieldset", {}, h("legend", { class: "advlib-label" }, "Pick an image"),
+    h("div", { class: "lab-strip" }, places.map((place) => place.element)));
   const paint = (place, pixels) => place.image.paint((i) => pixels[i]);
-  paint(places[setting.image.name], setting.image.pixels);
+  paint(places[first.name], first.pixels);
   return {
     element,
     /** @param {Uint8Array} all  the images' bytes, one image after the other */
@@ -195,7 +194,7 @@ function makeStrip(setting, classes, variants, actions) {
         const pixels = all.subarray(i * length, (i + 1) * length);
         paint(place, pixels);
         place.input.disabled = false;
-        place.input.onchange = () => actions.choose(i, pixels);
+        place.input.onchange = () => choose(i, pixels);
       });
     },
     /** Chooses one of the images that are shown, if there is such a place. */
