@@ -84,7 +84,7 @@ def train(
         See `Perturb`, `Augment` and `OnEpoch`. None: the images as they are, and no call.
     objective
         What is minimised on the batch as `perturb` left it, with the model in train mode; see
-        `Objective`. For instance ``partial(label_smoothing, share=0.1)``.
+        `Objective`. For instance ``partial(trades, eps=4 / 255)``.
     epochs, batch_size
         Passes over the data, and images a step. What does not fill a batch is left out.
     lr, momentum, weight_decay, warmup

@@ -1,4 +1,4 @@
-r"""What training can minimise beside the cross-entropy: three objectives that ask for more.
+r"""What training can minimise beside the cross-entropy: objectives that ask for more.
 
 An objective takes the model in train mode, a batch and its labels, and returns the logits of the
 batch, (n, classes), and the loss :math:`L` to descend, (), both with their graph:
@@ -21,34 +21,6 @@ from advlib.contracts import undisturbed
 from advlib.errors import InputError
 
 
-def label_smoothing(
-    model: nn.Module, x: Tensor, y: Tensor, *, share: float = 0.1
-) -> tuple[Tensor, Tensor]:
-    r"""Cross-entropy with softened labels.
-
-    .. math:: L = -\sum_k q_k \log p_k(x), \qquad q = (1 - \alpha)\, e_y + \alpha / K
-
-    Parameters
-    ----------
-    model
-        Pixels to logits (n, classes), in train mode.
-    x
-        Images, shape (n, c, h, w).
-    y
-        True classes, shape (n,), int64.
-    share
-        The part :math:`\alpha` in [0, 1] of the label that all K classes share equally.
-
-    References
-    ----------
-    Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", section 7.
-    """
-    if not 0 <= share <= 1:
-        raise InputError(f"`share` is the part of the label to give away, in [0, 1]; got {share}.")
-    logits = model(x)
-    return logits, F.cross_entropy(logits, y, label_smoothing=share)
-
-
 def gradient_penalty(
     model: nn.Module, x: Tensor, y: Tensor, *, strength: float = 1.0
 ) -> tuple[Tensor, Tensor]:
@@ -61,9 +33,11 @@ def gradient_penalty(
 
     Parameters
     ----------
-    model, x, y
-        As for `label_smoothing`. In train mode batch norm lets each image's loss depend on the
-        whole batch; the gradient is that of the batch's summed loss.
+    model
+        Pixels to logits (n, classes), in train mode.
+    x, y
+        Images, shape (n, c, h, w), and true classes, shape (n,), int64. In train mode batch norm
+        lets each image's loss depend on the whole batch; the gradient is that of the summed loss.
     strength
         The factor :math:`\lambda \ge 0`; pixels are in [0, 1], so it has no unit.
 
@@ -105,7 +79,7 @@ def trades(
     Parameters
     ----------
     model, x, y
-        As for `label_smoothing`; `x` in [0, 1].
+        As for `gradient_penalty`; `x` in [0, 1].
     beta
         Weight of the divergence, >= 0.
     eps, norm, steps, step_size
@@ -158,6 +132,20 @@ def divergence_from(clean: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         return F.kl_div(logits.log_softmax(1), p, reduction="none").sum(1)
 
     return divergence
+
+
+def denoising(
+    model: nn.Module, x: Tensor, _: Tensor, *, sigma: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Mean squared error of images from which `model` has removed Gaussian noise.
+
+    The noise of each image has a standard deviation drawn between 0 and `sigma`. There are no
+    logits: the pixels returned in their place make `train`'s accuracy meaningless.
+    """
+    level = sigma * torch.rand(len(x), 1, 1, 1, generator=generator)
+    noisy = x + level * torch.randn(x.shape, generator=generator)
+    cleaned = model(noisy.clamp(0, 1))
+    return cleaned.flatten(1), F.mse_loss(cleaned, x)
 
 
 def _check_weight(name: str, value: float) -> None:

@@ -79,16 +79,26 @@ def write_card(name: str, *, images: int | None = None, stop_signs: int | None =
     """Measure a shipped model and write its card beside the weights.
 
     By default on 2,000 images and 200 stop signs; for the students of lesson 8 and the rows of
-    lesson 9's table on 1,000 images and no stop sign.
+    lesson 9's table on 1,000 images and no stop sign, for the denoiser on 200.
     """
-    style, small = find(name).style, name.startswith(("signs-small-", "signs-student-"))
-    images = (1000 if small else 2000) if images is None else images
-    stop_signs = (0 if small else 200) if stop_signs is None else stop_signs
+    style = find(name).style
+    sizes = {"signs-small": (1000, 0), "signs-student": (1000, 0), "signs-denoiser": (200, 0)}
+    usual = next((size for start, size in sizes.items() if name.startswith(start)), (2000, 200))
+    images = usual[0] if images is None else images
+    stop_signs = usual[1] if stop_signs is None else stop_signs
     begin = time.perf_counter()
-    measured = measure(shipped.load(name), images, stop_signs=stop_signs, style=style)
+    measured = measure(classifier(name), images, stop_signs=stop_signs, style=style)
     path = shipped.weights_path(name).with_suffix(".md")
     path.write_text(card(name, measured, time.perf_counter() - begin), encoding="utf-8")
     return path
+
+
+def classifier(name: str) -> nn.Module:
+    """The shipped model, or for a denoiser signs-standard behind it: what a card measures."""
+    model = shipped.load(name)
+    if find(name).objective != "denoising":
+        return model
+    return nn.Sequential(model, shipped.load("signs-standard")).eval()
 
 
 def card(name: str, measured: dict[str, Proportion], seconds: float) -> str:

@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advlib.analysis.relabelling import relabelled
@@ -66,7 +67,8 @@ class Recipe:
     ``"fgsm"``, ``"fast"`` (Wong et al. 2020) or ``"noisy"`` (de Jorge et al. 2022); or, where the
     labels are not the true ones, ``"noise"`` of that size, as a control."""
     objective: str = "cross-entropy"
-    """Or ``"label smoothing"``, ``"gradient penalty"``, ``"trades"``, weighted by `strength`."""
+    """Or ``"label smoothing"``, ``"gradient penalty"``, ``"trades"``, weighted by `strength`; or
+    ``"denoising"``, of Gaussian noise with a standard deviation of up to `sigma`."""
     strength: float = 0.0
     delay: float = 0.0
     """Part of all steps before the attack, or the gradient penalty, begins to grow."""
@@ -85,6 +87,11 @@ def _small(defence: str, purpose: str, **settings: Any) -> Recipe:
     """A row of lesson 9's table: like ``signs-small-standard`` but for what `settings` changes."""
     return Recipe(f"signs-small-{defence}", purpose, **(dict(images=4096, epochs=16) | settings))
 
+
+_ROBUST: dict[str, Any] = dict(
+    epochs=6, lr=0.1, weight_decay=5e-4, average=0.995, eps=4 / 255, ramp=0.5, steps=2
+)
+"""How signs-robust, and the children of lesson 11, are trained further from their parents."""
 
 _GROWING: dict[str, Any] = dict(eps=6 / 255, delay=0.3, ramp=0.3)
 """Perturbations that begin when the network can already classify the signs. They are half as large
@@ -143,35 +150,22 @@ SMALL: tuple[Recipe, ...] = (
 
 def _students() -> list[Recipe]:
     """The networks of lesson 8: five kinds of training sets with wrong labels."""
+    towards = "Trained only on images attacked towards "
+    control = "the same images and labels, with noise of the same size in place of the attack."
+    rand = towards + "random labels, with these labels (D_rand of Ilyas et al. 2019)."
+    hidden = "As D_rand, but the attack must not move signs-small-deep towards the label (after "
+    det = towards + "the next class, labelled as that class (D_det of Ilyas et al. 2019)."
     sets: dict[str, tuple[str, dict[str, Any]]] = {
-        "rand": (
-            "Trained only on images attacked towards random labels, with these labels (D_rand of "
-            "Ilyas et al. 2019).",
-            dict(labels="random"),
-        ),
-        "noise": (
-            "The control of D_rand: the same images and labels, with noise of the same size in "
-            "place of the attack.",
-            dict(labels="random", attack="noise"),
-        ),
-        "hidden": (
-            "As D_rand, but the attack must not move signs-small-deep towards the label (after "
-            "Nakkiran 2019).",
-            dict(labels="random", hidden_from="signs-small-deep"),
-        ),
-        "det": (
-            "Trained only on images attacked towards the next class, labelled as that class (D_det "
-            "of Ilyas et al. 2019).",
-            dict(labels="next", images=3072),
-        ),
+        "rand": (rand, {}),
+        "noise": ("The control of D_rand: " + control, dict(attack="noise")),
+        "hidden": (hidden + "Nakkiran 2019).", dict(hidden_from="signs-small-deep")),
+        "det": (det, dict(labels="next", images=3072)),
         "det-noise": (
-            "The control of D_det: the same images and labels, with noise of the same size in "
-            "place of the attack.",
+            "The control of D_det: " + control,
             dict(labels="next", images=3072, attack="noise"),
         ),
     }
-    common: dict[str, Any] = dict(images=6144, epochs=8, eps=RELABEL_EPS, steps=5)
-    count = {"rand": 6, "noise": 6, "hidden": 3, "det": 3, "det-noise": 3}
+    common: dict[str, Any] = dict(labels="random", images=6144, epochs=8, eps=RELABEL_EPS, steps=5)
     return [
         Recipe(
             f"signs-student-{name}-{seed}",
@@ -181,7 +175,7 @@ def _students() -> list[Recipe]:
             **(common | settings),
         )
         for name, (purpose, settings) in sets.items()
-        for seed in range(1, count[name] + 1)
+        for seed in range(1, shipped.STUDENTS[name] + 1)
     ]
 
 
@@ -202,15 +196,9 @@ FAMILIES: tuple[Recipe, ...] = (
             f"{parent} trained further against PGD, as signs-robust was.",
             seed=seed,
             data_seed=1_000_000 + 100_000 * seed,
-            epochs=6,
-            lr=0.1,
-            weight_decay=5e-4,
-            average=0.995,
-            eps=4 / 255,
-            ramp=0.5,
-            steps=2,
             start=parent,
             half=True,
+            **_ROBUST,
         )
         for seed, parent in enumerate(
             ("signs-small-standard", "signs-small-standard-1", "signs-small-standard-2")
@@ -230,14 +218,8 @@ _ALL: tuple[Recipe, ...] = (
     Recipe(
         "signs-robust",
         "PGD adversarial training (Madry et al. 2018) in the L-infinity ball.",
-        epochs=6,
-        lr=0.1,
-        weight_decay=5e-4,
-        average=0.995,
-        eps=4 / 255,
-        ramp=0.5,
-        steps=2,
         start="signs-standard",
+        **_ROBUST,
     ),
     Recipe("signs-linear", "Standard training of a linear model.", epochs=40, lr=0.003),
     Recipe(
@@ -285,6 +267,18 @@ _ALL: tuple[Recipe, ...] = (
         "2022), at the same cost.",
         attack="noisy",
         **_SINGLE_STEP,
+    ),
+    Recipe(
+        "signs-denoiser",
+        "A denoiser (Zhang et al. 2017) for lesson 10, trained on Gaussian noise; it never saw an "
+        "attack. Its card measures signs-standard behind it.",
+        images=4096,
+        epochs=8,
+        batch_size=32,
+        lr=0.5,
+        objective="denoising",
+        sigma=0.25,
+        half=True,
     ),
 )
 
@@ -399,10 +393,17 @@ def adversary(recipe: Recipe) -> Perturb | None:
 def objective(recipe: Recipe) -> Objective:
     """What a recipe minimises; TRADES' ball and the gradient penalty grow as `adversary` does."""
     if recipe.objective == "label smoothing":
-        return partial(losses.label_smoothing, share=recipe.strength)
+
+        def smoothed(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            logits = model(x)
+            return logits, F.cross_entropy(logits, y, label_smoothing=recipe.strength)
+
+        return smoothed
     if recipe.objective == "cross-entropy":
         return standard
     parts, generator = _growing(recipe), torch.Generator().manual_seed(recipe.seed)
+    if recipe.objective == "denoising":
+        return partial(losses.denoising, sigma=recipe.sigma, generator=generator)
 
     def growing(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         part = next(parts)

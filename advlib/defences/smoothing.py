@@ -264,10 +264,7 @@ class Smoothed(nn.Module):
 
 
 def smoothed(
-    model: Model,
-    sigma: float = 0.25,
-    samples: int = 32,
-    generator: torch.Generator | None = None,
+    model: Model, sigma: float = 0.25, samples: int = 32, generator: torch.Generator | None = None
 ) -> Smoothed:
     r"""The average of a model's probabilities under noise, as a model that has gradients.
 

@@ -11,7 +11,8 @@ Dosovitskiy et al. (2021), An Image is Worth 16x16 Words: Transformers for Image
 Scale, ICLR. He, Zhang, Ren, Sun (2016), Deep Residual Learning for Image Recognition, CVPR. LeCun,
 Bottou, Bengio, Haffner (1998), Gradient-based learning applied to document recognition, Proceedings
 of the IEEE. Vaswani et al. (2017), Attention is All you Need, NeurIPS. Xie et al. (2020), Smooth
-Adversarial Training, arXiv:2006.14536.
+Adversarial Training, arXiv:2006.14536. Zhang, Zuo, Chen, Meng, Zhang (2017), Beyond a Gaussian
+Denoiser: Residual Learning of Deep CNN for Image Denoising, IEEE Transactions on Image Processing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Activation = Callable[[Tensor], Tensor]
@@ -259,6 +261,32 @@ class SignViT(nn.Module):
         """Logits (n, classes) of images (n, 3, size, size)."""
         patches = self.embed(_centre(x)).flatten(2).transpose(1, 2)
         return self.head(self.norm(self.blocks(patches + self.position)).mean(1))
+
+
+class Denoiser(nn.Module):
+    """Noise in an image, predicted by a few convolutions and subtracted (Zhang et al. 2017).
+
+    It works on 2 x 2 blocks of pixels, at half the image's size.
+
+    Parameters
+    ----------
+    width, depth : int
+        Channels of the hidden layers, and their number.
+    """
+
+    def __init__(self, width: int = 28, depth: int = 4) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for a, b in pairwise((12, *[width] * depth)):
+            layers += [nn.Conv2d(a, b, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(b)]
+        last = nn.Conv2d(width, 12, 1)
+        nn.init.zeros_(last.weight)  # training starts from the image as it is
+        self.layers = nn.Sequential(*layers, last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (n, 3, h, w) in [0, 1] of images with noise, of the same shape."""
+        noise = self.layers(F.pixel_unshuffle(_centre(x), 2))
+        return (x - F.pixel_shuffle(noise, 2)).clamp(0, 1)
 
 
 def multiply_adds(model: nn.Module, shape: tuple[int, ...] = (3, 64, 64)) -> int:

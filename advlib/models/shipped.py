@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from advlib.errors import InputError, WeightsError
-from advlib.models.architectures import MLP, Linear, PlainCNN, SignNet, SignViT
+from advlib.models.architectures import MLP, Denoiser, Linear, PlainCNN, SignNet, SignViT
 from advlib.models.files import built
 
 _small = partial(SignNet, widths=(8, 16, 32), depths=(1, 1, 1))
@@ -22,7 +22,8 @@ _small = partial(SignNet, widths=(8, 16, 32), depths=(1, 1, 1))
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the shipped weights and their model cards."""
 
-_STUDENTS = {"rand": 6, "noise": 6, "hidden": 3, "det": 3, "det-noise": 3}
+STUDENTS = {"rand": 6, "noise": 6, "hidden": 3, "det": 3, "det-noise": 3}
+"""How many networks of lesson 8 there are of each kind."""
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "signs-standard": SignNet,
@@ -35,7 +36,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "signs-american-cnn": PlainCNN,
     **{
         f"signs-student-{kind}-{seed}": _small
-        for kind, count in _STUDENTS.items()
+        for kind, count in STUDENTS.items()
         for seed in range(1, count + 1)
     },
     "signs-small-standard": _small,
@@ -49,6 +50,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{f"signs-small-child-{seed}": _small for seed in range(3)},
     "signs-fgsm-overfit": SignNet,
     "signs-fgsm-mended": SignNet,
+    "signs-denoiser": Denoiser,
 }
 """The network of each lesson model, untrained."""
 
@@ -62,7 +64,7 @@ drawn in the other style (lesson 11). ``signs-student-...`` were trained on pert
 the attacker's labels only, or on noisy ones (lesson 8). ``signs-small-...`` are the rows of lesson
 9's table, but ``signs-small-standard-1`` and ``-2`` and ``signs-small-child-0`` to ``-2``, the
 families of lesson 11; ``signs-fgsm-overfit`` shows catastrophic overfitting to FGSM,
-``signs-fgsm-mended`` avoids it.
+``signs-fgsm-mended`` avoids it. ``signs-denoiser`` is no classifier: it takes images to images.
 """
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from advlib.defences.losses import divergence_from, gradient_penalty, label_smoothing, trades
+from advlib.defences.losses import divergence_from, gradient_penalty, trades
+from advlib.defences.recipes import Recipe, objective
 from advlib.errors import InputError
 from advlib.models.architectures import SignNet
 from advlib.training import standard
@@ -17,9 +18,15 @@ from advlib.training import standard
 RANDOM_STATE_IS_WATCHED = True
 
 EPS = 0.1
+
+
+def label_smoothing(share):
+    return objective(Recipe("smoothed", "", objective="label smoothing", strength=share))
+
+
 ALL = {
     "standard": standard,
-    "label_smoothing": label_smoothing,
+    "label_smoothing": label_smoothing(0.1),
     "gradient_penalty": gradient_penalty,
     "trades": partial(trades, eps=EPS, steps=2),
 }
@@ -79,13 +86,13 @@ def test_images_labels_and_mode_stay_as_they_are(batch, name):
 def test_label_smoothing_is_the_cross_entropy_to_softened_labels(share):
     generator = torch.Generator().manual_seed(4)
     logits, y = torch.randn(5, 3, generator=generator), torch.tensor([0, 1, 2, 1, 0])
-    _, loss = label_smoothing(nn.Identity(), logits, y, share=share)
+    _, loss = label_smoothing(share)(nn.Identity(), logits, y)
     soft = (1 - share) * F.one_hot(y, 3) + share / 3
     assert loss == pytest.approx(-(soft * logits.log_softmax(1)).sum(1).mean().item(), rel=1e-5)
 
 
 def test_no_smoothing_is_cross_entropy(model, batch):
-    assert label_smoothing(model, *batch, share=0.0)[1] == standard(model, *batch)[1]
+    assert label_smoothing(0.0)(model, *batch)[1] == standard(model, *batch)[1]
 
 
 # -- gradient penalty ------------------------------------------------------------------------------
@@ -184,14 +191,13 @@ def test_divergence_is_zero_for_equal_predictions_and_positive_else(seed):
 
 
 @pytest.mark.parametrize(
-    "objective, says",
+    "bad, says",
     [
-        (partial(label_smoothing, share=1.5), "share"),
         (partial(gradient_penalty, strength=-1.0), "strength"),
         (partial(trades, eps=EPS, beta=-1.0), "beta"),
         (partial(trades, eps=EPS, beta=float("nan")), "beta"),
     ],
 )
-def test_bad_settings_say_what_is_wrong(model, batch, objective, says):
+def test_bad_settings_say_what_is_wrong(model, batch, bad, says):
     with pytest.raises(InputError, match=says):
-        objective(model, *batch)
+        bad(model, *batch)

@@ -41,7 +41,8 @@ def test_train_writes_weights_that_load(folder, name, capsys):
     metadata = shipped.read_metadata(shipped.weights_path(name))
     assert json.loads(metadata["recipe"])["images"] == 64
     assert metadata["architecture"] == type(shipped.load(name)).__name__
-    assert shipped.load(name)(torch.zeros(1, 3, 64, 64)).shape == (1, 16)
+    shape = (1, 3, 64, 64) if name == "signs-denoiser" else (1, 16)
+    assert shipped.load(name)(torch.zeros(1, 3, 64, 64)).shape == shape
 
 
 def test_training_twice_gives_the_same_weights():

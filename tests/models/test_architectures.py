@@ -7,6 +7,7 @@ from torch import nn
 from advlib.models.architectures import (
     MLP,
     Attention,
+    Denoiser,
     Linear,
     PlainCNN,
     SignNet,
@@ -33,6 +34,14 @@ def test_sign_net_is_small_enough_for_a_web_page():
     known = (nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.Linear, nn.Identity)
     leaves = [layer for layer in model.modules() if not list(layer.children())]
     assert all(isinstance(layer, known) for layer in leaves), "nothing a page cannot compute"
+
+
+def test_the_denoiser_begins_as_the_identity_and_gives_images():
+    model, x = Denoiser(), torch.rand(2, 3, 32, 48)
+    torch.nn.init.zeros_(model.layers[-1].bias)
+    torch.testing.assert_close(model(x), x)
+    torch.nn.init.ones_(model.layers[-1].weight)
+    assert 0 <= model(x).min() < model(x).max() <= 1 and model(x).shape == x.shape
 
 
 @pytest.mark.parametrize("size", [32, 64, 96])
