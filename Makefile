@@ -87,14 +87,17 @@ pdf: $(READY)  ## the book as one PDF, in dist (needs xelatex and latexmk)
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=1800 --nbval-kernel-startup-timeout=600
 REPORTS := build/reports
 
-# Side by side, one core each: faster than one after the other on all cores. The lessons begin: each is
-# a long piece, and what is short fills the end. What reads the clock while a page answers runs alone.
-test: book  ## build the book and run every test
-	@$(BIN)/python $(SYSTEM) chromium firefox
-	@rm -rf $(REPORTS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest notebooks tests --ignore=tests/pages -n $(WORKERS) \
-	  --dist loadscope --no-loadscope-reorder $(NBVAL) --junitxml=$(REPORTS)/package.xml; first=$$?; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pages -m "not clock" -n $(WORKERS) \
+# Side by side, one core each: faster than one after the other on all cores. The book is built beside
+# the lessons, which begin: each is a long piece, and what is short fills the end. What asks the built
+# book comes next. What reads the clock while a page answers runs alone.
+test: $(READY)  ## build the book and run every test
+	@$(BIN)/python $(SYSTEM) npm chromium firefox
+	@rm -rf $(REPORTS) && mkdir -p $(REPORTS)
+	@$(MAKE) --no-print-directory book > $(REPORTS)/book.log 2>&1 & building=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest notebooks tests --ignore=tests/pages --ignore=tests/book \
+	  -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(NBVAL) --junitxml=$(REPORTS)/package.xml; first=$$?; \
+	wait $$building || { cat $(REPORTS)/book.log; exit 1; }; tail -n 1 $(REPORTS)/book.log; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/book tests/pages -m "not clock" -n $(WORKERS) \
 	  --dist loadgroup --junitxml=$(REPORTS)/pages.xml; second=$$?; \
 	$(BIN)/python -m pytest tests/pages -m clock --junitxml=$(REPORTS)/clock.xml; third=$$?; \
 	$(BIN)/python -m tests.summary $(REPORTS); exit $$((first | second | third))

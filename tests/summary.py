@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-PARTS = {"package": "package and lessons", "pages": "pages", "clock": "timed pages"}
+PARTS = {"package": "package and lessons", "pages": "book and pages", "clock": "timed pages"}
 
 
 def summary(folder: Path) -> list[str]:

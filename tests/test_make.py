@@ -188,7 +188,7 @@ def test_the_summary_has_a_line_for_each_part_and_each_reason(tmp_path: Path) ->
     )
     assert [re.sub(" +", " ", line) for line in summary.summary(tmp_path)] == [
         "package and lessons 4 passed 3 failed 3 left out 1 min 2 s",
-        "pages 4 passed 0 failed 1 left out 0 min 3 s",
+        "book and pages 4 passed 0 failed 1 left out 0 min 3 s",
         "timed pages did not come to an end",
         "2 left out: no CUDA device",
         "2 left out: no browser",

@@ -314,7 +314,7 @@ def test_a_page_that_asks_elsewhere_or_throws_is_noticed(tmp_path: Path) -> None
 PYTHON = """#!/bin/sh
 echo "$*" >> calls
 case "$*" in
-  *--nbval*) exit {package} ;;
+  *--nbval*) while ! grep -q "npm$" calls; do sleep 0.1; done; exit {package} ;;
   *"not clock"*) exit {pages} ;;
   *"-m clock "*) exit {clock} ;;
 esac
@@ -326,14 +326,37 @@ esac
 def test_make_test_runs_all_parts_and_fails_with_any(
     tmp_path: Path, status: tuple[int, int, int]
 ) -> None:
+    done, calls = _make_test(tmp_path, *status)
+    assert (done.returncode != 0) == any(status), done.stderr
+    tools, *beside, pages, clock, summary = calls
+    assert tools == "book/_tools/system.py npm chromium firefox"
+    package, book = sorted(beside)
+    assert package.startswith("-m pytest notebooks tests --ignore=tests/pages --ignore=tests/book")
+    assert "--nbval" in package
+    assert book == "book/_tools/system.py npm"
+    # Together these two are all tests of the pages.
+    assert pages.startswith("-m pytest tests/book tests/pages -m not clock -n")
+    assert clock.startswith("-m pytest tests/pages -m clock")
+    assert summary == "-m tests.summary build/reports"
+
+
+@pytest.mark.skipif(os.name == "nt" or not shutil.which("make"), reason="no make, no command")
+def test_make_test_ends_with_what_kept_the_book_from_being_built(tmp_path: Path) -> None:
+    done, calls = _make_test(tmp_path, 0, 0, 0, book="echo a dead reference; exit 1")
+    assert done.returncode != 0 and "a dead reference" in done.stdout
+    assert not [call for call in calls if "tests/pages -m" in call]
+
+
+def _make_test(
+    tmp_path: Path, package: int, pages: int, clock: int, book: str = ""
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run `make test` where the parts end with these statuses; return what it said and called."""
     for name in ("Makefile", "requirements.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     tools = tmp_path / ".venv" / "bin"
     tools.mkdir(parents=True)
-    (tools / "python").write_text(
-        PYTHON.format(package=status[0], pages=status[1], clock=status[2])
-    )
-    (tools / "jupyter-book").write_text("#!/bin/sh\n")
+    (tools / "python").write_text(PYTHON.format(package=package, pages=pages, clock=clock))
+    (tools / "jupyter-book").write_text(f"#!/bin/sh\n{book}\n")
     for tool in tools.iterdir():
         tool.chmod(0o755)
     (tools.parent / ".ready").touch()
@@ -341,14 +364,4 @@ def test_make_test_runs_all_parts_and_fails_with_any(
     alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     command = ["make", "test", "VENV=.venv"]
     done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True)
-    assert (done.returncode != 0) == any(status), done.stderr
-    calls = (tmp_path / "calls").read_text().splitlines()
-    npm, browsers, package, pages, clock, summary = calls
-    assert npm == "book/_tools/system.py npm"
-    assert browsers == "book/_tools/system.py chromium firefox"
-    assert package.startswith("-m pytest notebooks tests --ignore=tests/pages")
-    assert "--nbval" in package
-    # Together these two are all tests of the pages.
-    assert pages.startswith("-m pytest tests/pages -m not clock -n")
-    assert clock.startswith("-m pytest tests/pages -m clock")
-    assert summary == "-m tests.summary build/reports"
+    return done, (tmp_path / "calls").read_text().splitlines()
