@@ -116,9 +116,9 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture
-def reader(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Return a function that starts a browser of a new reader; at the end no page complained.
+@contextmanager
+def readers(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Yield a function that starts a browser of a new reader; at the end no page complained.
 
     It takes a `script` that comes before those of every page, what complaints the test itself
     provokes (`expected`, a part of them), and Playwright's options of a context.
@@ -146,6 +146,13 @@ def reader(browser: Any) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert complaints == []
+
+
+@pytest.fixture
+def reader(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Return the function of `readers`."""
+    with readers(browser) as start:
+        yield start
 
 
 # Firefox 140 mixes AVX with SSE in the code that it compiles. On some Intel processors each change

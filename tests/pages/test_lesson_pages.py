@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import readers
 from course import explorers
 from repository import LESSONS
 from scripts import BLOCKED_STORAGE, SEEN
@@ -13,14 +14,66 @@ from scripts import BLOCKED_STORAGE, SEEN
 PHONE = {"viewport": {"width": 390, "height": 844}, "reduced_motion": "reduce", "has_touch": True}
 
 
-@pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
-def page(request: pytest.FixtureRequest, reader: Callable[..., Any], book: Path) -> Iterator[Any]:
-    """Open a lesson from disk, on a telephone; at the end it may not have missed anything."""
-    opened = reader(**PHONE).new_page()
-    opened.goto((book / "notebooks" / f"{request.param.stem}.html").as_uri(), wait_until="load")
-    opened.locator(".advlib-explorer").first.wait_for()
-    yield opened
-    assert opened.get_by_text(explorers.MISSED).count() == 0
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(path.stem, marks=pytest.mark.xdist_group(path.stem)) for path in LESSONS],
+)
+def page(request: pytest.FixtureRequest, browser: Any, book: Path) -> Iterator[Any]:
+    """Open a lesson from disk, on a telephone; at the end it may not have missed anything.
+
+    It is opened once: the answers are tested before all folds are opened.
+    """
+    with readers(browser) as reader:
+        opened = reader(**PHONE).new_page()
+        opened.goto((book / "notebooks" / f"{request.param}.html").as_uri(), wait_until="load")
+        opened.locator(".advlib-explorer").first.wait_for()
+        yield opened
+        assert opened.get_by_text(explorers.MISSED).count() == 0
+
+
+def lock(guess: Any) -> None:
+    """Move a guess and lock it."""
+    button = guess.get_by_role("button", name="Lock my guess")
+    assert button.is_disabled()
+    first = guess.get_by_role("radio")
+    if first.count():
+        first.first.check(force=True)
+    else:
+        guess.get_by_role("slider").press("ArrowRight")
+    button.click()
+
+
+# Whether each text, output and figure of an answer is seen; a fold within it stays closed.
+ANSWER = """fold => [...fold.querySelectorAll(
+    ":scope > :not(summary), .cell_output > .output, .advlib-reveal .advlib-title"
+  )]
+  .filter((part) => part.parentElement.closest("details").matches(".answer"))
+  .map((part) => part.checkVisibility() && part.getBoundingClientRect().height > 0)"""
+
+
+def seen(fold: Any) -> list[bool]:
+    return fold.evaluate(ANSWER)
+
+
+def test_what_states_an_answer_is_seen_after_the_guess_only(page: Any) -> None:
+    folds = page.locator("details.answer").all()
+    assert len(folds) == page.locator(".advlib-reveal").count() >= 1
+    guesses = page.locator(".advlib-predict").all()  # in the order of their answers
+    for guess, fold in zip(guesses, folds, strict=False):
+        assert len(seen(fold)) >= 3 and not any(seen(fold))
+        lock(guess)
+        assert guess.get_by_role("button", name="Guess again").is_visible()
+        assert all(seen(fold))
+    for guess in guesses[len(folds) :]:  # the questions that are answered where they stand
+        lock(guess)
+    for reveal in page.locator(".advlib-reveal").all():
+        mine, answer = reveal.locator("dd").all_inner_texts()
+        assert mine.strip() and answer.strip()
+    page.reload(wait_until="load")
+    assert all(all(seen(fold)) for fold in folds)
+    for guess, fold in zip(guesses, folds, strict=False):
+        guess.get_by_role("button", name="Guess again").click()
+        assert not any(seen(fold))
 
 
 def test_every_control_of_every_explorer_does_something(page: Any) -> None:
@@ -78,51 +131,6 @@ def test_controls_images_and_curve_are_seen_at_once(page: Any) -> None:
             assert seen["height"] <= height - seen["header"]
             if width == 390:
                 assert all(abs(gap) < 1 for row in seen["gaps"] for gap in row), seen["gaps"]
-
-
-def lock(guess: Any) -> None:
-    """Move a guess and lock it."""
-    button = guess.get_by_role("button", name="Lock my guess")
-    assert button.is_disabled()
-    first = guess.get_by_role("radio")
-    if first.count():
-        first.first.check(force=True)
-    else:
-        guess.get_by_role("slider").press("ArrowRight")
-    button.click()
-
-
-# Whether each text, output and figure of an answer is seen; a fold within it stays closed.
-ANSWER = """fold => [...fold.querySelectorAll(
-    ":scope > :not(summary), .cell_output > .output, .advlib-reveal .advlib-title"
-  )]
-  .filter((part) => part.parentElement.closest("details").matches(".answer"))
-  .map((part) => part.checkVisibility() && part.getBoundingClientRect().height > 0)"""
-
-
-def seen(fold: Any) -> list[bool]:
-    return fold.evaluate(ANSWER)
-
-
-def test_what_states_an_answer_is_seen_after_the_guess_only(page: Any) -> None:
-    folds = page.locator("details.answer").all()
-    assert len(folds) == page.locator(".advlib-reveal").count() >= 1
-    guesses = page.locator(".advlib-predict").all()  # in the order of their answers
-    for guess, fold in zip(guesses, folds, strict=False):
-        assert len(seen(fold)) >= 3 and not any(seen(fold))
-        lock(guess)
-        assert guess.get_by_role("button", name="Guess again").is_visible()
-        assert all(seen(fold))
-    for guess in guesses[len(folds) :]:  # the questions that are answered where they stand
-        lock(guess)
-    for reveal in page.locator(".advlib-reveal").all():
-        mine, answer = reveal.locator("dd").all_inner_texts()
-        assert mine.strip() and answer.strip()
-    page.reload(wait_until="load")
-    assert all(all(seen(fold)) for fold in folds)
-    for guess, fold in zip(guesses, folds, strict=False):
-        guess.get_by_role("button", name="Guess again").click()
-        assert not any(seen(fold))
 
 
 def test_a_link_into_an_answer_opens_it(reader: Callable[..., Any], book: Path) -> None:
