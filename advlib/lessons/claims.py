@@ -4,7 +4,8 @@ Whether the claim stands is computed: it cannot where the rival does as well.
 """
 
 import textwrap
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
@@ -43,14 +44,21 @@ class Claim:
     verdict: str
     standing: bool
     left: str
+    again: list[str] = field(default_factory=list)
+
+    def data(self) -> dict[str, Any]:
+        """The claim as plain data, `again` only if there is any."""
+        return {key: value for key, value in asdict(self).items() if value != []}
 
     def _rows(self) -> dict[str, str]:
+        again = {"Measured again": "; ".join(self.again)} if self.again else {}
         return {
             f"Claim ({self.verdict})": self.claim,
             "Measured": self.measurement,
             "Strongest rival": self.rival,
             "Measured for the rival": self.rival_measurement,
             "Difference": self.difference,
+            **again,
             "What is left": self.left,
         }
 
@@ -65,7 +73,7 @@ class Claim:
         )
         kind, edge = ("", "solid") if self.standing else (" not-shown", "dashed")
         box = f'<div class="advlib-claim{kind}" style="{_BOX.format(edge=edge)}">{rows}</div>'
-        return {MIME: asdict(self), "text/html": box, "text/plain": repr(self)}
+        return {MIME: self.data(), "text/html": box, "text/plain": repr(self)}
 
 
 def claim(
@@ -78,6 +86,7 @@ def claim(
     rival_values: Tensor,
     left: str,
     smaller: bool = False,
+    again: Mapping[str, tuple[Tensor, Tensor]] | None = None,
 ) -> Claim:
     """Hold a claim against its strongest rival; as the last line of a cell it shows both.
 
@@ -95,6 +104,8 @@ def claim(
         the same ones in the same order. Booleans are shown as a share, numbers as their median.
     smaller
         Whether the claim is that its values are smaller than the rival's, not larger.
+    again
+        The claim on other networks or images: by their name the same measure, of both.
 
     Raises
     ------
@@ -108,9 +119,8 @@ def claim(
                 f"`{name}` is empty. A claim says what was measured, what its strongest rival is, "
                 "and what is left."
             )
-    gap = paired(values, rival_values)
+    gap, verdict = paired(values, rival_values), _verdict(values, rival_values, smaller)
     own, other = summary(values), summary(rival_values)
-    sign = -gap.sign if smaller else gap.sign
     return Claim(
         lesson=lesson,
         claim=claim,
@@ -121,10 +131,25 @@ def claim(
         rival_measurement=f"{measure}: {other}",
         rival_interval=_ends(other),
         difference=_difference(gap, shares=values.dtype == torch.bool),
-        verdict=VERDICTS[sign],
-        standing=sign == 1,
+        verdict=verdict,
+        standing=verdict == VERDICTS[1],
         left=left,
+        again=[
+            f"{name}: {_short(one)} against {_short(two)} ({_verdict(one, two, smaller)})"
+            for name, (one, two) in (again or {}).items()
+        ],
     )
+
+
+def _verdict(values: Tensor, rival_values: Tensor, smaller: bool) -> str:
+    return VERDICTS[paired(values, rival_values).sign * (-1 if smaller else 1)]
+
+
+def _short(values: Tensor) -> str:
+    own = summary(values)
+    if isinstance(own, Median):
+        return rounded(own.value)
+    return f"{own.count} of {own.total}"
 
 
 def _ends(measured: Proportion | Median) -> list[float]:

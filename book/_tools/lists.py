@@ -7,7 +7,6 @@ Nothing in these files is typed by hand. `execute.py` renews a lesson's claims w
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def claims_in(lesson: Path) -> list[dict[str, Any]]:
     """The claims that an executed lesson shows, each with its lesson and cell."""
     cells = json.loads(lesson.read_text(encoding="utf-8"))["cells"]
     return [
-        {**asdict(Claim(**output["data"][MIME])), "cell": cell["id"]}
+        {**Claim(**output["data"][MIME]).data(), "cell": cell["id"]}
         for cell in cells
         for output in cell.get("outputs", [])
         if MIME in output.get("data", {})

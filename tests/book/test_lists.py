@@ -61,6 +61,8 @@ def test_the_page_of_claims_says_what_the_list_says() -> None:
     for box, entry in zip(boxes, CLAIMS, strict=True):
         for key in ("claim", "measurement", "rival", "rival_measurement", "difference", "left"):
             assert entry[key] in words(box)
+        assert "; ".join(entry.get("again", [])) in words(box)
+        assert ("Measured again:" in words(box)) == ("again" in entry)
         assert entry["verdict"].capitalize() in words(box)
         assert ("not-shown" in box["class"]) == (not entry["standing"])
         (link,) = box.select("a")

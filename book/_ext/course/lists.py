@@ -76,6 +76,7 @@ def claims(entries: Entries) -> str:
     for entry in entries:
         each = {key: plain(str(value)) for key, value in entry.items()}
         verdict = each["verdict"].capitalize()
+        again = plain("; ".join(entry.get("again", [])))
         target = address(entry["lesson"], entry["cell"])
         lines += [
             f"```{{container}} claim{'' if entry['standing'] else ' not-shown'}",
@@ -85,6 +86,7 @@ def claims(entries: Entries) -> str:
             f"- *Strongest rival:* {each['rival']}",
             f"- *Measured for the rival:* {each['rival_measurement']}",
             f"- *Difference:* {each['difference']}",
+            *[f"- *Measured again:* {again}"] * bool(again),
             f"- *What is left:* {each['left']}",
             "```",
             "",
