@@ -13,6 +13,7 @@ import pytest
 from finish import drawings, formulas, icons, large, scripts, sizes, tables, vendor
 from finish.pages import Book, Page
 from repository import ROOT
+from sphinx.errors import ExtensionError
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 40, 30)
 
@@ -183,6 +184,14 @@ def mathjax() -> Path:
     if found is None or shutil.which("node") is None:
         pytest.skip("MathJax is not there: `sudo apt-get install npm` and build the book")
     return found
+
+
+def test_a_theme_that_asks_in_other_words_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "_static" / "scripts" / "pydata-sphinx-theme.js"
+    path.parent.mkdir(parents=True)
+    path.write_text("e.tabIndex=e.offsetWidth>9?0:-1")
+    with pytest.raises(ExtensionError, match="no longer"):
+        scripts.ask_what_shows(tmp_path)
 
 
 def test_only_a_page_with_formulas_left_to_typeset_loads_mathjax(tmp_path: Path) -> None:

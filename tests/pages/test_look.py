@@ -96,6 +96,18 @@ SEEN_ON_PAPER = """(selector) => [...document.querySelectorAll(selector)]
   .map((e) => e.outerHTML.slice(0, 120))"""
 
 
+def test_what_is_folded_is_laid_out_when_it_opens(book: Path, window: Any) -> None:
+    """Then, too, code and outputs learn whether keys can scroll them."""
+    page = window(WINDOWS["phone"])
+    page.goto((book / "notebooks" / f"{LESSONS[3].stem}.html").as_uri(), wait_until="load")
+    page.wait_for_timeout(500)
+    asked = "details:has(pre) pre[tabindex]"
+    assert page.locator(asked).count() == 0
+    page.evaluate("document.querySelector('details:has(pre)').open = true")
+    page.locator(asked).first.wait_for()
+    assert page.locator(asked).count() < page.locator("details pre").count()
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_lesson_prints_as_a_document(path: Path, book: Path, window: Any) -> None:
     page = window(WINDOWS["desktop"])

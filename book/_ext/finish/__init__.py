@@ -62,6 +62,7 @@ def finish(app: Sphinx, error: Exception | None) -> None:
         return
     out = Path(app.outdir)
     icons.remove_script(out)
+    scripts.ask_what_shows(out)
     paths = sorted(out.glob("**/*.html"))
     built = [Page(path.relative_to(out).as_posix(), path.read_text("utf-8")) for path in paths]
     pages = finished(Book(out, tuple(built), vendor.mathjax(Path(app.srcdir)))).pages

@@ -10,13 +10,18 @@ The theme loads the search's index on every page, for a search as you type that 
 use, and most scripts before it shows anything. Here the index belongs to the search page, and every
 script of a file waits for the page, in the order in which they stand. Whether the page is light or
 dark is known before it is painted, also where storage is forbidden.
+
+The theme asks each code block and each output whether it scrolls, so that keys can scroll it. That
+lays out all that is folded. Here it asks only what shows, and again when a fold opens.
 """
 
 import re
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 
 from finish.pages import Book, Page
 
@@ -55,6 +60,18 @@ _SYSTEM = (
     '["light", "dark"].find((mode) => mode === localStorage.getItem("mode")) || '
     '(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")'
 )
+_ASKS = (
+    (
+        "{e.tabIndex=e.scrollWidth>e.clientWidth||e.scrollHeight>e.clientHeight?0:-1}",
+        "{e.checkVisibility()&&"
+        "(e.tabIndex=e.scrollWidth>e.clientWidth||e.scrollHeight>e.clientHeight?0:-1)}",
+    ),
+    (
+        'window.addEventListener("resize",t),new MutationObserver',
+        'window.addEventListener("resize",t),window.addEventListener("toggle",t,!0),'
+        "new MutationObserver",
+    ),
+)
 _OPTIONS = re.compile(r'<script src="[^"]*documentation_options\.js[^"]*"></script>')
 
 
@@ -68,6 +85,18 @@ def drop_thebe(app: Sphinx) -> None:
     app.registry.css_files[:] = [
         entry for entry in app.registry.css_files if entry[0] != "sphinx-thebe.css"
     ]
+
+
+def ask_what_shows(out: Path) -> None:
+    """Let the theme's script ask only what shows whether it scrolls."""
+    for path in (out / "_static" / "scripts").glob("pydata-sphinx-theme.js"):
+        script = path.read_text(encoding="utf-8")
+        for asks, less in _ASKS:
+            if less not in script:
+                if script.count(asks) != 1:
+                    raise ExtensionError(f"{path.name} of the theme has no longer: {asks}")
+                script = script.replace(asks, less)
+        path.write_text(script, encoding="utf-8")
 
 
 def lean(html: str, options: str) -> str:
