@@ -135,7 +135,8 @@ def claim(
         standing=verdict == VERDICTS[1],
         left=left,
         again=[
-            f"{name}: {_short(one)} against {_short(two)} ({_verdict(one, two, smaller)})"
+            f"{name} (n = {len(one)}): {_short(one)} against {_short(two)}, "
+            f"{_verdict(one, two, smaller)}"
             for name, (one, two) in (again or {}).items()
         ],
     )
@@ -146,10 +147,7 @@ def _verdict(values: Tensor, rival_values: Tensor, smaller: bool) -> str:
 
 
 def _short(values: Tensor) -> str:
-    own = summary(values)
-    if isinstance(own, Median):
-        return rounded(own.value)
-    return f"{own.count} of {own.total}"
+    return str(summary(values)).partition(" (")[0]
 
 
 def _ends(measured: Proportion | Median) -> list[float]:

@@ -1,7 +1,5 @@
 """Checks of lesson 1, "See it happen"."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -130,15 +128,17 @@ def search(answer: Answer) -> str:
     images of the shape of x, at most `LOOKS` times.
     """
     eps = 4 / 255
-    x, y, look = _correct_signs(16)
-    looks = 0
+    model = models.load("signs-standard")
+    x, y = signs.render(24, seed=41)
+    correct = predict(model, x).argmax(1) == y
+    x, y, looks = x[correct][:16], y[correct][:16], 0
 
     def logits(images: Tensor) -> Tensor:
         nonlocal looks
         looks += 1
         if looks > LOOKS:
             raise Mistake(f"you look more than {LOOKS} times. Stop before that.")
-        return look(expect_tensor(images, x.shape, "images").detach())
+        return predict(model, expect_tensor(images, x.shape, "images").detach())
 
     before = x.clone()
     changed = answer(logits, x, y, eps, torch.Generator().manual_seed(7))
@@ -149,7 +149,7 @@ def search(answer: Answer) -> str:
         raise Mistake("some pixels lie outside [0, 1]: end with .clamp(0, 1).")
     if (size := float((changed - before).abs().max())) > eps + 1e-6:
         raise Mistake(f"some pixels move by {255 * size:.1f}/255; eps is 4/255.")
-    fooled = int((look(changed).argmax(1) != y).sum())
+    fooled = int((predict(model, changed).argmax(1) != y).sum())
     if not looks:
         raise Mistake(
             f"you never look at the logits, and fool {fooled} of 16. Try changes, and keep those "
@@ -162,11 +162,3 @@ def search(answer: Answer) -> str:
             "are too many."
         )
     return f"{fooled} of 16 signs are fooled without a gradient, with {looks} looks at each."
-
-
-def _correct_signs(n: int) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-    """Signs that the standard network classifies correctly, and its logits without a gradient."""
-    model = models.load("signs-standard")
-    x, y = signs.render(n + 8, seed=41)
-    correct = predict(model, x).argmax(1) == y
-    return x[correct][:n], y[correct][:n], lambda images: predict(model, images)

@@ -43,7 +43,6 @@ __all__ = [
     "NOISE",
     "ROBUST",
     "STANDARD",
-    "confidences",
     "figure",
     "image",
     "label_lines",
@@ -180,26 +179,14 @@ def magnified(delta: Tensor, factor: float) -> Tensor:
     return (0.5 + factor * delta).clamp(0, 1)
 
 
-def confidences(
-    axes: "Axes", probabilities: Tensor, names: Sequence[str], role: str | None = None, top: int = 3
+def _confidences(
+    axes: "Axes", probabilities: Tensor, names: Sequence[str], role: str, top: int
 ) -> None:
-    """Draw a bar for each of the most probable classes.
-
-    Parameters
-    ----------
-    axes, role
-        As for `image`.
-    probabilities
-        Shape (classes,), in [0, 1].
-    names
-        Names of the classes.
-    top
-        How many classes.
-    """
+    """Draw a bar for each of the `top` most probable classes."""
     values, order = probabilities.detach().float().cpu().topk(min(top, len(probabilities)))
     axes.set(xlim=(0, 1.85), ylim=(len(values) - 0.4, -0.95), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    color = ROLES.get(role or "", NEUTRAL)
+    color = ROLES.get(role, NEUTRAL)
     # A name has the whole width, the bar below it leaves room for its value.
     for place, (value, index) in enumerate(zip(values.tolist(), order.tolist(), strict=True)):
         axes.text(0, place - 0.28, names[index], va="bottom")
@@ -343,7 +330,7 @@ def story(
         For each column the title, the image (1, c, h, w), its probabilities (classes,) and its
         role (``"clean"``, ``"noise"`` or ``"adversarial"``).
     names, top
-        As for `confidences`.
+        Names of the classes, and how many of them to show.
     original
         The unperturbed image, (1, c, h, w).
     factor
@@ -353,5 +340,5 @@ def story(
     for column, (title, x, probabilities, role) in enumerate(images):
         image(axes[0, column], x, title, role)
         image(axes[1, column], magnified(x - original, factor), f"change × {factor:g}")
-        confidences(axes[2, column], probabilities, names, role, top)
+        _confidences(axes[2, column], probabilities, names, role, top)
     return fig

@@ -77,16 +77,18 @@ def test_a_claim_measured_again_says_where_it_stands_and_where_not() -> None:
     elsewhere = {"another network": (MANY, FEW), "a third": (FEW, MANY), "luck": (FEW, FEW)}
     block = made(MANY, FEW, again=elsewhere)
     assert block.standing and block.again == [
-        "another network: 30 of 40 against 5 of 40 (stands)",
-        "a third: 5 of 40 against 30 of 40 (not shown: the rival does better)",
-        "luck: 5 of 40 against 5 of 40 (not shown: the rival does as well)",
+        "another network (n = 40): 75.0 % against 12.5 %, stands",
+        "a third (n = 40): 12.5 % against 75.0 %, not shown: the rival does better",
+        "luck (n = 40): 12.5 % against 12.5 %, not shown: the rival does as well",
     ]
-    assert "a third: 5 of 40 against 30 of 40" in " ".join(repr(block).split())
+    assert "a third (n = 40): 12.5 % against 75.0 %" in " ".join(repr(block).split())
     bundle = block._repr_mimebundle_()
-    assert Claim(**bundle[MIME]) == block and "a third: 5 of 40" in bundle["text/html"]
+    assert Claim(**bundle[MIME]) == block and "a third (n = 40): 12.5 %" in bundle["text/html"]
     assert "again" not in made(MANY, FEW).data() and "Measured again" not in repr(made(MANY, FEW))
     numbers = {"few": (torch.arange(6.0), torch.arange(6.0) + 2)}
-    assert made(MANY, FEW, smaller=True, again=numbers).again == ["few: 2.5 against 4.5 (stands)"]
+    assert made(MANY, FEW, smaller=True, again=numbers).again == [
+        "few (n = 6): 2.5 against 4.5, stands"
+    ]
 
 
 def test_numbers_are_compared_by_their_medians_and_seeds_count_like_images() -> None:

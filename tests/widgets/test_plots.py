@@ -202,8 +202,9 @@ def test_magnified_is_grey_where_nothing_changes() -> None:
 
 
 def test_confidences_show_the_most_probable_first_in_the_colour_of_the_role() -> None:
-    _, axes = plots.figure()
-    plots.confidences(axes, torch.tensor([0.1, 0.65, 0.25]), ["a", "b", "c"], "adversarial", top=2)
+    x, probabilities = torch.zeros(1, 1, 2, 2), torch.tensor([0.1, 0.65, 0.25])
+    columns = [("after", x, probabilities, "adversarial")]
+    *_, axes = plots.story(columns, ["a", "b", "c"], original=x, top=2).axes
     bars = [bar for bar in axes.patches if bar.get_alpha() is None]
     assert [round(bar.get_width(), 2) for bar in bars] == [0.65, 0.25]
     assert {to_hex(bar.get_facecolor()).upper() for bar in bars} == {plots.ADVERSARIAL}
