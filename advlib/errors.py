@@ -1,4 +1,8 @@
-"""The errors of `advlib`: each says what was given, what is expected and how to mend it."""
+"""The errors of `advlib`: each says what was given, what is expected and how to mend it.
+
+Any function raises one of them for an argument that it cannot use, or for what the model makes of
+it, and leaves everything as it was.
+"""
 
 
 class AdvlibError(Exception):

@@ -33,20 +33,13 @@ def record(
         As for `advlib.evaluation.predict`; `model` is a module, and `x` holds at least one image.
     layers
         Names from ``model.named_modules()``, with ``".input"`` at the end for the input of a
-        layer: ``["blocks.3", "head.input", "head"]``.
+        layer: ``["blocks.3", "head.input", "head"]``. The model uses each exactly once a batch.
 
     Returns
     -------
     dict
         The activations of each name, shape (n, channels, ...), copied and without gradient:
         nothing that the network does later in place can change them.
-
-    Raises
-    ------
-    PixelError, DeviceError, ThreatError, ModelOutputError
-        As for `advlib.evaluation.predict`.
-    InputError
-        No image, or a layer that does not exist, is not used exactly once, or holds no tensor.
 
     Examples
     --------
@@ -86,11 +79,6 @@ def replace(
     -------
     Tensor
         Logits, shape (n, classes), without gradient.
-
-    Raises
-    ------
-    PixelError, DeviceError, ThreatError, ModelOutputError, InputError
-        As for `record`; also if `value` differs from the layer's own in shape, dtype or device.
 
     References
     ----------
@@ -159,11 +147,6 @@ def along(change: Tensor, direction: Tensor) -> Tensor:
     -------
     Tensor
         The part, of the shape of `change`: a single number at each place, times the direction.
-
-    Raises
-    ------
-    InputError
-        Other shapes, or a direction of length zero.
     """
     size = direction.norm(dim=-1, keepdim=True)
     if change.ndim < 2 or direction.shape != change.shape[:2] or not (size > 0).all():
@@ -224,7 +207,7 @@ def operator_norm(
     ----------
     affine
         The map on a batch of one, for instance a convolution followed by a batch norm in eval
-        mode.
+        mode. One that fails :math:`f(v) + f(-v) = 2 f(0)` is refused.
     shape
         Shape of one input without the batch dimension; the norm depends on it through the padding.
     steps
@@ -236,11 +219,6 @@ def operator_norm(
     -------
     float
         The factor, >= 0.
-
-    Raises
-    ------
-    InputError, ThreatError
-        The map fails :math:`f(v) + f(-v) = 2 f(0)`, so it is not affine; `steps` is below 1.
 
     References
     ----------

@@ -48,11 +48,6 @@ def hessian_products(
     -------
     Tensor
         Shape of `v`.
-
-    Raises
-    ------
-    PixelError, LabelError, DeviceError, InputError, ThreatError, ModelOutputError
-        As for `advlib.analysis.loss_landscape.loss_along`.
     """
     x, y = check_batch(model, x, y)
     loss, batch_size = resolve_loss(loss), check_steps("batch_size", batch_size)
@@ -117,11 +112,6 @@ def most_curved(
     -------
     Curved
         ``curvatures`` (n, count) and ``directions`` (n, count, c, h, w).
-
-    Raises
-    ------
-    PixelError, LabelError, DeviceError, InputError, ThreatError, ModelOutputError
-        As for `hessian_products`.
 
     References
     ----------

@@ -64,11 +64,6 @@ def worst_margin(
         Shape (n,). Positive: no perturbation within `eps` changes the prediction. Negative: one
         does.
 
-    Raises
-    ------
-    PixelError, LabelError, ThreatError, InputError
-        An argument cannot be used.
-
     References
     ----------
     Goodfellow, Shlens & Szegedy 2015, sections 3 and 5; Kolter & Madry 2018, "Adversarial
@@ -145,11 +140,6 @@ def linearise(
     -------
     Linearisation
         ``predicted`` (n,) and ``actual`` (n,), in units of the loss.
-
-    Raises
-    ------
-    PixelError, LabelError, DeviceError, ThreatError, ModelOutputError, InputError
-        An argument, or what the model makes of it, cannot be used.
     """
     loss = resolve_loss(loss)
     x, y = check_batch(model, x, y)
@@ -200,11 +190,6 @@ def linearity_error(
     Tensor
         Shape (n,), >= 0. At ``eps=0``, and relative to a gradient that is 0, it is 0 where the
         error is 0.
-
-    Raises
-    ------
-    PixelError, LabelError, DeviceError, ThreatError, ModelOutputError
-        As for `advlib.pgd`.
 
     References
     ----------
@@ -262,11 +247,6 @@ def gradient_alignment(
     -------
     Tensor
         Shape (n,), in [-1, 1]; 0 where one of the two gradients is 0.
-
-    Raises
-    ------
-    PixelError, LabelError, DeviceError, ThreatError, ModelOutputError
-        As for `advlib.pgd`.
 
     References
     ----------

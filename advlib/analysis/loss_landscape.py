@@ -83,11 +83,6 @@ def finite_differences(
     Tensor
         Shape (n, k), on the device of `x`, in its dtype (float32 for half precision).
 
-    Raises
-    ------
-    PixelError, LabelError, DeviceError, InputError, ThreatError, ModelOutputError
-        An argument, or what the model makes of it, cannot be used; nothing was changed.
-
     References
     ----------
     Press, Teukolsky, Vetterling & Flannery 2007, Numerical Recipes, section 5.7.
@@ -140,11 +135,6 @@ def loss_along(
     -------
     Tensor
         Losses, shape (n, k), on the device of `x`.
-
-    Raises
-    ------
-    PixelError, LabelError, DeviceError, InputError, ThreatError, ModelOutputError
-        As for `finite_differences`.
     """
     x, y = check_batch(model, x, y)
     direction = _check_direction("direction", direction, x)
@@ -201,11 +191,6 @@ def loss_plane(
     -------
     Plane
         ``sizes`` (points,), ``loss`` and ``label`` (points, points).
-
-    Raises
-    ------
-    PixelError, LabelError, DeviceError, InputError, ThreatError, ModelOutputError
-        As for `finite_differences`.
 
     References
     ----------
@@ -299,11 +284,6 @@ def boundary_distance(
         Shape (n,), dtype and device of `x`. The image is misclassified at each finite distance: 0
         where it is misclassified to begin with, infinity where it is classified correctly at every
         size tried up to `limit`.
-
-    Raises
-    ------
-    PixelError, LabelError, DeviceError, InputError, ThreatError, ModelOutputError
-        As for `finite_differences`.
     """
     x, y = check_batch(model, x, y)
     direction = _check_direction("direction", direction, x)

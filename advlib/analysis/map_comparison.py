@@ -59,11 +59,6 @@ def top_pixels(maps: Tensor, share: float) -> Tensor:
     -------
     Tensor
         Booleans, shape (n, h, w). Among equal values those that come first are taken.
-
-    Raises
-    ------
-    InputError
-        Another shape, NaN, or a share outside [0, 1].
     """
     if maps.ndim != 3 or maps.shape[1:].numel() == 0:
         raise InputError(
@@ -131,11 +126,6 @@ def matched_halves(
     -------
     more, less : Tensor
         Booleans, shape (n, h, w), as many in both.
-
-    Raises
-    ------
-    InputError
-        Maps, a share or a group that cannot be used.
     """
     _check_pair(match, by)
     if match.ndim != 3 or match.isnan().any() or by.isnan().any():
@@ -281,11 +271,6 @@ def permutation_test(
     -------
     PermutationTest
         ``value``, ``null``, ``p``, and from them ``expected`` and ``effect``.
-
-    Raises
-    ------
-    InputError, ThreatError
-        Maps that do not fit together, or no draws.
 
     Notes
     -----

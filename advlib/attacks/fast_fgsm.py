@@ -48,11 +48,6 @@ def fast_fgsm(
     Tensor
         As for `advlib.fgsm`.
 
-    Raises
-    ------
-    InputError, PixelError, LabelError, DeviceError, ThreatError, ModelOutputError
-        As for `advlib.fgsm`; a negative `start` or `step`.
-
     References
     ----------
     Wong, Rice & Kolter 2020, "Fast is Better than Free: Revisiting Adversarial Training", algorithm

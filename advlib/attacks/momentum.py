@@ -66,11 +66,6 @@ def momentum(
     Tensor
         Adversarial images, shape, dtype and device of `x`.
 
-    Raises
-    ------
-    InputError
-        `decay` is not a number >= 0. Otherwise as for `advlib.pgd`.
-
     References
     ----------
     Dong et al. 2018, algorithm 1; Xie et al. 2019, "Improving Transferability of Adversarial
@@ -152,11 +147,6 @@ def ensemble(models: Sequence[Model], *, average: str = "logits") -> nn.Module:
     nn.Module
         From pixels to logits (n, classes). It holds the given models, not copies, and raises
         `ModelOutputError` if they do not agree about the number of classes.
-
-    Raises
-    ------
-    InputError
-        No model, or another `average`.
 
     References
     ----------

@@ -76,13 +76,6 @@ def accelerated(
     nn.Module
         To be used in place of `model` in any attack.
 
-    Raises
-    ------
-    PixelError, DeviceError, ModelOutputError, ThreatError
-        An argument, or what the model makes of it, cannot be used.
-    InputError
-        `model` is not a module or is TorchScript, or `dtype` is no half precision.
-
     Warns
     -----
     UserWarning

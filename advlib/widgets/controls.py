@@ -58,11 +58,6 @@ def slider(
     Returns
     -------
     Control
-
-    Raises
-    ------
-    ControlError
-        There are no values, values repeat, or `stored` or `initial` is not among them.
     """
     write = format.format if isinstance(format, str) else format
     values = tuple(values)

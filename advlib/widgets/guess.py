@@ -40,11 +40,6 @@ def number(
         Written after the number, such as ``"%"``.
     initial : float, optional
         Where the slider stands at first; by default in the middle. The reader has to move it.
-
-    Raises
-    ------
-    QuestionError
-        The range is empty or the step is not positive.
     """
     if not (low < high and step > 0):
         raise QuestionError(f"a number needs low < high and step > 0, got {low}, {high}, {step}")
@@ -84,11 +79,6 @@ class Guess(PageWidget):
         -------
         Reveal
             Shown where it ends a cell.
-
-        Raises
-        ------
-        QuestionError
-            The answer is not one of the options, or not a number.
         """
         data = {**self.data, "answer": _answer(self.data, answer), "explanation": explanation}
         shown = Reveal(kind="reveal", data=data, guess=self.guess)
@@ -134,11 +124,6 @@ def guess(
     Guess
         Shown where it ends a cell. Keep it in a name (``guess = widgets.guess(...)``) to show
         the answer later.
-
-    Raises
-    ------
-    QuestionError
-        There are fewer than two different options, or the answer is not among them.
     """
     data: dict[str, Any] = {"question": question, "options": [], "number": None}
     if isinstance(options, Number):

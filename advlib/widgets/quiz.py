@@ -50,11 +50,6 @@ def single(prompt: str, options: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     -------
     dict
         For `quiz`.
-
-    Raises
-    ------
-    QuestionError
-        There is one option only, two options are the same, or not exactly one is right.
     """
     return _choices("single", prompt, options)
 
@@ -97,11 +92,6 @@ def numeric(
     -------
     dict
         For `quiz`.
-
-    Raises
-    ------
-    QuestionError
-        A number is not finite, the tolerance is negative, or a mistake would count as right.
     """
     mistakes = dict(mistakes or {})
     if not all(map(math.isfinite, (answer, tolerance, *mistakes))) or tolerance < 0:
@@ -135,11 +125,6 @@ def quiz(questions: Sequence[dict[str, Any]], *, title: str = "Check yourself") 
     -------
     Quiz
         Shown where it ends a cell.
-
-    Raises
-    ------
-    QuestionError
-        There is no question, or one was not made by those functions.
     """
     questions = list(questions)
     if not questions or not all(isinstance(item, dict) and "kind" in item for item in questions):

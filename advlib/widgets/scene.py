@@ -65,11 +65,6 @@ def pixels(array: Any) -> np.ndarray:
     Returns
     -------
     ndarray of uint8, shape (h, w) or (h, w, 3)
-
-    Raises
-    ------
-    SceneError
-        Another shape, type or range.
     """
     if hasattr(array, "detach"):  # a torch tensor, recognised without importing torch
         array = array.detach().cpu().numpy()
@@ -103,11 +98,6 @@ def data_url(array: Any, encoding: str = "png") -> str:
     encoding : {"png", "webp"}
         ``"png"`` keeps every pixel. ``"webp"`` is lossy (quality 90) and about five times smaller:
         for photographs that are only looked at.
-
-    Raises
-    ------
-    SceneError
-        The image or the encoding cannot be used.
     """
     from PIL import Image
 
@@ -128,11 +118,6 @@ def encode_scene(scene: Mapping[str, Any], keep: Keep = in_place) -> dict[str, A
         With any of the keys ``images``, ``bars``, ``lines`` and ``text``; see `explorer`.
     keep : callable
         Where images and series go: `in_place`, or `Tables.keep` for their numbers.
-
-    Raises
-    ------
-    SceneError
-        A part is unknown, incomplete or out of range.
     """
     if not isinstance(scene, Mapping):
         raise SceneError(f"compute returns a dict, not {type(scene).__name__}")
