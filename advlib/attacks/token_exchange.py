@@ -64,16 +64,8 @@ def plain_words(tokenizer: WordPiece, avoid: str = "") -> Tensor:
 def exchange_gains(encoder: MiniLM, tokens: Tensor, position: int, target: Tensor) -> Tensor:
     """The predicted change of the similarity for each token at one position, shape (vocabulary,).
 
-    Parameters
-    ----------
-    encoder
-        The sentence encoder.
-    tokens
-        The text, integers of shape (t,).
-    position
-        Where a token is exchanged.
-    target
-        The unit vector of the query, shape (d,).
+    `tokens` (t,) are the text; the one at `position` is exchanged. `target` (d,) is the unit vector
+    of the query.
     """
     table = encoder.token_embedding.weight
     leaf = table[tokens[None]].clone().requires_grad_()
@@ -122,20 +114,13 @@ def token_exchange(
     generator
         Draws the first suffix, and what a random search tries. None: seed 0.
 
-    Returns
-    -------
-    Exchanged
-
     Raises
     ------
     InputError
         Settings below 1; no word is allowed; more than the 512 tokens that the encoder reads.
     """
     if min(tokens, sweeps, candidates) < 1:
-        raise InputError(
-            f"tokens, sweeps and candidates are {tokens}, {sweeps}, {candidates}; each must be at "
-            "least 1."
-        )
+        raise InputError("tokens, sweeps and candidates must each be at least 1.")
     tokenizer, device = encoder.tokenizer, encoder.type_embedding.device
     if allowed is None:
         allowed = plain_words(tokenizer, avoid=query)

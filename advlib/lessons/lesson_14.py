@@ -1,7 +1,6 @@
 """Checks of lesson 14, "Not only images"."""
 
 import re
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -82,28 +81,29 @@ def best_exchange(answer: Answer) -> str:
         got = tuple(int(part) for part in given)
     except TypeError:
         raise Mistake("return two integers: the position, and the number of the word.") from None
-    inside = gains.masked_fill(~allowed, -torch.inf)
-    right = divmod(int(inside.argmax()), 11)
+    right = _best(gains, allowed)
     if got == (position, word):
         raise Mistake(
             f"word {word} is not allowed. Set the gains of such words to -infinity first."
         )
-    if got == (right[1], right[0]):
+    if got == right[::-1]:
         raise Mistake("first the position, then the word: yours are the other way round.")
     if got != right:
-        expected = f"position {right[0]} and word {right[1]}"
         raise Mistake(
-            f"{expected} are expected, yours are {got}. argmax of all gains, then divmod."
+            f"position {right[0]} and word {right[1]} are expected, yours are {got}. argmax of all "
+            "gains, then divmod."
         )
     negative = -1 - gains.abs()
-    if tuple(int(part) for part in answer(negative, allowed)) != divmod(
-        int(negative.masked_fill(~allowed, -torch.inf).argmax()), 11
-    ):
+    if tuple(int(part) for part in answer(negative, allowed)) != _best(negative, allowed):
         raise Mistake(
             "where all gains are negative your function takes a word that is not allowed: 0 is "
             "larger than they are. Use -infinity for words that are not allowed."
         )
     return "the largest predicted gain among the words that the threat model allows."
+
+
+def _best(gains: Tensor, allowed: Tensor) -> tuple[int, int]:
+    return divmod(int(gains.masked_fill(~allowed, -torch.inf).argmax()), gains.shape[1])
 
 
 PAIRS = (("coffee", "owl"), ("tea", "bank card"))
@@ -120,7 +120,7 @@ def above_the_median(answer: Answer) -> str:
     """
     library = {passage.topic: passage for passage in passages()}
     try:
-        encoder = _encoder()
+        encoder = minilm()
     except WeightsError as error:
         raise Mistake(f"this exercise needs the sentence encoder: {error}") from None
     places = []
@@ -139,15 +139,9 @@ def above_the_median(answer: Answer) -> str:
             raise Mistake(f"{', '.join(copied)}: too close to a word of the query.")
         (target,) = encoder.encode([query])
         own = median_sentence(encoder, given, target)
-        rivals = [
-            median_sentence(encoder, passage.text, target)
-            for passage in library.values()
-            if passage.topic != topic
-        ]
-        places.append(1 + sum(rival > own for rival in rivals))
-    said = " and ".join(
-        f"{topic} at place {n}" for (topic, _), n in zip(PAIRS, places, strict=True)
-    )
+        rivals = [p.text for p in library.values() if p.topic != topic]
+        places.append(1 + sum(median_sentence(encoder, p, target) > own for p in rivals))
+    said = f"{PAIRS[0][0]} at place {places[0]} and {PAIRS[1][0]} at place {places[1]}"
     if max(places) > 3:
         raise Mistake(
             f"{said}. Half of the sentences decide where a text stands: how many does yours change?"
@@ -158,8 +152,3 @@ def above_the_median(answer: Answer) -> str:
 def median_sentence(encoder: MiniLM, text: str, target: Tensor) -> float:
     """The median of the similarities of a text's sentences to the unit vector of a query."""
     return float((encoder.encode(re.split(r"(?<=[.!?]) ", text)) @ target).median())
-
-
-@cache
-def _encoder() -> MiniLM:
-    return minilm()

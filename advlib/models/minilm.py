@@ -129,26 +129,27 @@ def minilm(device: torch.device | str | None = None) -> MiniLM:
     return encoder.to(device).eval().requires_grad_(False)
 
 
+_NAMES = {
+    "embeddings.word_embeddings": "token_embedding",
+    "embeddings.position_embeddings": "position_embedding",
+    "embeddings.token_type_embeddings.weight": "type_embedding",
+    "embeddings.LayerNorm": "norm",
+    "encoder.layer": "layers",
+    "attention.self.": "",
+    "attention.output.dense": "attended",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "widen",
+    "output.dense": "narrow",
+    "output.LayerNorm": "norm",
+    "attended": "output",
+}
+
+
 def _renamed(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under this module's names; the pooler of the file plays no part."""
-    names = {
-        "attention.self.query": "query",
-        "attention.self.key": "key",
-        "attention.self.value": "value",
-        "attention.output.dense": "output",
-        "attention.output.LayerNorm": "attention_norm",
-        "intermediate.dense": "widen",
-        "output.dense": "narrow",
-        "output.LayerNorm": "norm",
-    }
-    state = {
-        "token_embedding.weight": stored["embeddings.word_embeddings.weight"],
-        "position_embedding.weight": stored["embeddings.position_embeddings.weight"],
-        "type_embedding": stored["embeddings.token_type_embeddings.weight"][0],
-    }
-    for kind in ("weight", "bias"):
-        state[f"norm.{kind}"] = stored[f"embeddings.LayerNorm.{kind}"]
-        for i in range(_LAYERS):
-            for old, new in names.items():
-                state[f"layers.{i}.{new}.{kind}"] = stored[f"encoder.layer.{i}.{old}.{kind}"]
-    return state
+    """The weights under this module's names; pooler and position numbers play no part."""
+    state = {}
+    for name, value in stored.items():
+        for old, new in _NAMES.items():
+            name = name.replace(old, new)
+        state[name] = value[0] if name == "type_embedding" else value
+    return {n: v for n, v in state.items() if not n.startswith(("pooler", "embeddings."))}

@@ -92,15 +92,5 @@ def _is_punctuation(character: str) -> bool:
 
 
 def _is_chinese(character: str) -> bool:
-    """Whether it is a word of its own: the blocks that BERT names."""
-    blocks = (
-        (0x4E00, 0x9FFF),
-        (0x3400, 0x4DBF),
-        (0x20000, 0x2A6DF),
-        (0x2A700, 0x2B73F),
-        (0x2B740, 0x2B81F),
-        (0x2B820, 0x2CEAF),
-        (0xF900, 0xFAFF),
-        (0x2F800, 0x2FA1F),
-    )
-    return any(low <= ord(character) <= high for low, high in blocks)
+    """Whether it is a word of its own: the ideographs that Chinese, Japanese and Korean share."""
+    return unicodedata.name(character, "").startswith(("CJK UNIFIED", "CJK COMPATIBILITY IDEO"))

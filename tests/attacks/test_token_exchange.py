@@ -1,9 +1,12 @@
 """Token exchange: the predicted gain is the gradient's, and the suffix is a text."""
 
+from importlib import resources
+
 import pytest
 import torch
 
 from advlib.attacks.token_exchange import exchange_gains, plain_words, token_exchange
+from advlib.data import passages
 from advlib.errors import InputError
 from advlib.models import MiniLM, minilm
 
@@ -99,3 +102,19 @@ def test_it_begins_where_it_is_told_to(encoder: MiniLM) -> None:
 def test_unusable_settings_are_refused(encoder: MiniLM, settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         token_exchange(encoder, TEXT, QUERY, **settings)
+
+
+def test_the_stored_attacks_are_what_the_search_finds(encoder: MiniLM) -> None:
+    """One of them, made anew: words may differ between machines, how near they come may not."""
+    by_topic = {passage.topic: passage for passage in passages()}
+    numbers = {topic: number for number, topic in enumerate(by_topic)}
+    stored = resources.files("advlib.data") / "attacked_passages.txt"
+    rows = [line.split("\t") for line in stored.read_text(encoding="utf-8").splitlines()]
+    assert len({topic for topic, *_ in rows}) == len(rows) == 24
+    assert all(len(suffix.split()) == 8 for *_, suffix in rows)
+    topic, other, suffix = rows[1]
+    text, query = by_topic[topic].text, by_topic[other].query
+    generator = torch.Generator().manual_seed(100 + numbers[topic])
+    made = token_exchange(encoder, text, query, sweeps=1, candidates=4, generator=generator)
+    seen, wanted = encoder.encode([f"{text} {suffix}", query])
+    assert float(seen @ wanted) == pytest.approx(made.similarities[-1], abs=0.1)

@@ -93,6 +93,6 @@ def test_the_open_exercise_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -
     def missing() -> None:
         raise WeightsError("not installed")
 
-    monkeypatch.setattr(lesson_14, "_encoder", missing)
+    monkeypatch.setattr(lesson_14, "minilm", missing)
     verdict = lesson_14.above_the_median(sentences)
     assert not verdict.ok and "needs the sentence encoder" in verdict.message
