@@ -177,7 +177,7 @@ def test_a_row_that_fails_fails_the_command(
     monkeypatch.setattr(scoreboard, "STORED", tmp_path / "scoreboard.json")
     monkeypatch.setattr(scoreboard, "PAGE", tmp_path / "scoreboard.md")
     monkeypatch.setattr("sys.argv", ["scoreboard.py"])
-    monkeypatch.setattr(scoreboard, "measure", lambda: stored)
+    monkeypatch.setattr(scoreboard, "measure", lambda groups: stored)
     assert scoreboard.main() == 0
     stored["rows"][2]["verdict"] = "fail"
     assert scoreboard.main() == 1

@@ -324,12 +324,9 @@ def _checks(trial: _Trial) -> Iterator[Check]:
     yield Check("finite", *_finite(runs))
     measurable = all(run.usable for run in trial.runs)
     for name, check in _MEASURED.items():
-        if name == "zero" and not trial.at_zero.usable:
-            yield Check(name, None, "there is no result at eps = 0 to measure.")
-        elif not measurable:
-            yield Check(name, None, "there is no result to measure.")
-        else:
-            yield Check(name, *check(trial))
+        usable = trial.at_zero.usable if name == "zero" else measurable
+        found = check(trial) if usable else (None, "there is no result to measure.")
+        yield Check(name, *found)
     for name, (good, mend) in _SIDE_EFFECTS.items():
         what = next((run.moved[name] for run in runs if name in run.moved), "")
         yield Check(name, not what, f"{what} {mend}" if what else good)

@@ -36,9 +36,11 @@ def page(audit: Audit) -> str:
     """The whole file."""
     title = f"Robustness card: {escape(audit.name)}"
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<!doctype html>\n<html lang="en" style="color-scheme: light dark">\n<head>\n'
+        '<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n</head>\n<body>\n{body(audit)}\n</body>\n</html>\n"
+        f"<title>{title}</title>\n</head>\n<body>\n"
+        f'<h1 class="advlib-card">Robustness card</h1>\n{body(audit)}\n</body>\n</html>\n'
     )
 
 
@@ -47,35 +49,25 @@ def body(audit: Audit) -> str:
     parts = [
         f"<style>{_STYLE}</style>",
         '<article class="advlib-card">',
-        f"<h1>{escape(audit.name)}: {_percent(audit.robust)} correct in the worst case</h1>",
+        f"<h2>{escape(audit.name)}: {_percent(audit.robust)} correct in the worst case</h2>",
         _paragraph(
-            f"Without an attacker {audit.clean}; under the strongest of {len(audit.rows)} attacks "
+            f"Without an attacker {audit.clean}; in the worst case over {len(audit.rows)} attacks "
             f"{audit.robust}. {audit.threat}; pixels stay in [0, 1]; the attacker {audit.attacker}."
         ),
         "" if audit.complete else _paragraph("Interrupted: only what was done so far is counted."),
         _warnings(audit),
-        "<h2>Accuracy after each attack</h2>",
+        "<h3>Accuracy after each attack</h3>",
         _figure(audit),
         _nearest(audit.nearest),
-        "<h2>Attacks</h2>",
+        "<h3>Attacks</h3>",
         _table(
             ("attack", "sees", "settings", "worked on", "fooled", "accuracy so far"),
-            [
-                (
-                    row.name,
-                    row.knows,
-                    ", ".join(f"{key} {value}" for key, value in row.settings.items()),
-                    row.attacked,
-                    row.fooled,
-                    _interval(row.accuracy),
-                )
-                for row in audit.rows
-            ],
+            [(*row.cells(), _interval(row.accuracy)) for row in audit.rows],
         ),
         _classes(audit),
-        "<h2>What this does not show</h2>",
+        "<h3>What this does not show</h3>",
         "<ul>" + "".join(f"<li>{escape(limit)}</li>" for limit in audit.limits) + "</ul>",
-        "<h2>How to repeat it</h2>",
+        "<h3>How to repeat it</h3>",
         f"<pre>{escape(audit.repeat())}</pre>",
         _table(("setting", "value"), audit.facts().items()),
         "</article>",
@@ -125,7 +117,7 @@ def _nearest(nearest: Sequence[Near]) -> str:
         for near in nearest
     )
     words = "Of the first images, those that the smallest changes found make the model misclassify."
-    return f'<h2>Nearest to falling</h2>{_paragraph(words)}<div class="pairs">{figures}</div>'
+    return f'<h3>Nearest to falling</h3>{_paragraph(words)}<div class="pairs">{figures}</div>'
 
 
 def _classes(audit: Audit) -> str:
@@ -136,7 +128,7 @@ def _classes(audit: Audit) -> str:
         for c in audit.by_class
     ]
     heads = ("class", "images", "correct", "in the worst case", "95 % interval")
-    return f"<h2>Classes</h2>{_table(heads, rows)}"
+    return f"<h3>Classes</h3>{_table(heads, rows)}"
 
 
 def _image(x: Tensor, words: str) -> str:
@@ -174,16 +166,16 @@ def _interval(share: Proportion) -> str:
 
 
 _STYLE = """
-.advlib-card { color-scheme: light dark; --ink: #1b1f23; --paper: #fff; --line: #c8ced4;
-  --clean: #0072b2; --noise: #8a8a8a; --adversarial: #d55e00; --loud: #fff1e5;
+.advlib-card { --ink: light-dark(#1b1f23, #e6e9ec); --paper: light-dark(#fff, #16191c);
+  --line: light-dark(#c8ced4, #444b52); --loud: light-dark(#fff1e5, #3a2413);
+  --clean: light-dark(#0072b2, #56b4e9); --noise: light-dark(#8a8a8a, #b3b3b3);
+  --adversarial: light-dark(#d55e00, #ff8f4a); print-color-adjust: exact;
   font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 46rem; margin: 0 auto; padding: 1rem; }
-@media screen and (prefers-color-scheme: dark) { .advlib-card { --ink: #e6e9ec; --paper: #16191c;
-  --line: #444b52; --clean: #56b4e9; --noise: #b3b3b3; --adversarial: #ff8f4a; --loud: #3a2413; }
-  body:has(> .advlib-card) { background: #16191c; } }
-body:has(> .advlib-card) { margin: 0; }
-.advlib-card h1 { font-size: 1.5rem; line-height: 1.25; }
-.advlib-card h2 { font-size: 1.1rem; margin: 1.6rem 0 .4rem; }
+body:has(> .advlib-card) { margin: 0; background: light-dark(#fff, #16191c); }
+h1.advlib-card { font-size: 1rem; padding-bottom: 0; }
+.advlib-card h2 { font-size: 1.5rem; line-height: 1.25; margin: 0; }
+.advlib-card h3 { font-size: 1.1rem; margin: 1.6rem 0 .4rem; }
 .advlib-card ul { padding-left: 1.2rem; }
 .advlib-card .warning { background: var(--loud); }
 .advlib-card svg { width: 100%; max-width: 480px; font-size: 14px; }
@@ -202,7 +194,9 @@ body:has(> .advlib-card) { margin: 0; }
 .advlib-card img { width: 48%; margin-right: 2%; border: 3px solid var(--clean);
   box-sizing: border-box; image-rendering: pixelated; }
 .advlib-card img + img { border-color: var(--adversarial); margin-right: 0; }
-@media print { .advlib-card { max-width: none; font-size: 11pt; }
+@media print { .advlib-card { color-scheme: light; max-width: none; font-size: 11pt; }
+  .advlib-card h3 { break-after: avoid; }
+  .advlib-card table { font-size: .75rem; }
   .advlib-card figure, .advlib-card tr { break-inside: avoid; }
   .advlib-card .wide { overflow: visible; } }
 """

@@ -114,10 +114,7 @@ def load_model(name: str, device: torch.device | str = "cpu") -> Model:
     if kind.endswith(".py"):
         model = _from_file(Path(kind), rest)
         return model.to(device).eval() if isinstance(model, nn.Module) else model
-    raise InputError(
-        f"there is no model {name!r}; one of {', '.join(models.NAMES)}, torchvision:NAME, "
-        "published:NAME, or FILE.py:FUNCTION is expected."
-    )
+    raise InputError(f"there is no model {name!r}. Expected: {_MODEL}.")
 
 
 def load_data(name: str) -> Stream:
@@ -133,10 +130,7 @@ def load_data(name: str) -> Stream:
         return replace(stream(*_from_tensors(path)), name=path.name)
     if path.is_dir():
         return _folder(path)
-    raise InputError(
-        f"there is no data {name!r}; signs:N, mnist, fashion-mnist, cifar10, a .safetensors or "
-        ".npz file with x and y, or a folder with one folder of images per class is expected."
-    )
+    raise InputError(f"there is no data {name!r}. Expected: {_DATA}.")
 
 
 def _number(text: str) -> float:

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -47,9 +47,6 @@ class Piece:
     """One for each attack."""
     classes: list[int] = field(default_factory=list)
     """The true class of each image."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Piece":

@@ -61,33 +61,37 @@ def plan(level: str, classes: int, *, differentiable: bool = True) -> tuple[Atta
     Parameters
     ----------
     level
-        ``"quick"``: seconds, to see whether anything is wrong. ``"standard"``: what a claim needs.
-        ``"thorough"``: many steps, restarts and queries.
+        ``"quick"``: 26 gradients an image at most, to see whether anything is wrong.
+        ``"standard"``: what a claim needs. ``"thorough"``: many steps, restarts and queries.
     classes
         How many classes the model knows.
     differentiable
         False leaves out what needs gradients.
     """
+    pgd_ce = partial(_member, "pgd-ce", "gradients", _run_pgd, loss="ce")
+    robust = partial(_member, "robust_accuracy", "gradients", _run_robust_accuracy)
+    by_queries = partial(_member, "square", "logits", partial(_run, square))
+    climb = partial(_run, apgd)
     plans = {
         "quick": (
-            _pgd(steps=5),
-            _robust_accuracy(20),
-            _square(50),
+            pgd_ce(steps=5, random_start=True),
+            robust(gradients=20),
+            by_queries(queries=50),
         ),
         "standard": (
-            _pgd(steps=10, random_start=False),
-            _robust_accuracy(40),
-            _apgd("ce", steps=40),
+            pgd_ce(steps=10, random_start=False),
+            robust(gradients=40),
+            _member("apgd-ce", "gradients", climb, loss="ce", steps=40, restarts=1),
             _apgd_over_classes(classes, at_most=3, steps=30),
-            _square(200),
+            by_queries(queries=200),
         ),
         "thorough": (
-            _pgd(steps=20, random_start=False),
-            _robust_accuracy(60),
-            _apgd("ce", steps=100, restarts=3),
-            _apgd("margin", steps=100, restarts=3),
+            pgd_ce(steps=20, random_start=False),
+            robust(gradients=60),
+            _member("apgd-ce", "gradients", climb, loss="ce", steps=100, restarts=3),
+            _member("apgd-margin", "gradients", climb, loss="margin", steps=100, restarts=3),
             _apgd_over_classes(classes, at_most=9, steps=100),
-            _square(3000),
+            by_queries(queries=3000),
         ),
     }
     if level not in plans:
@@ -131,29 +135,11 @@ def _member(name: str, knows: str, run: Callable[..., Tensor], **settings: Any) 
     return Attack(name, knows, partial(run, **settings), settings)
 
 
-def _pgd(steps: int, random_start: bool = True) -> Attack:
-    settings = {"loss": "ce", "steps": steps, "random_start": random_start}
-    return _member("pgd-ce", "gradients", _run_pgd, **settings)
-
-
-def _robust_accuracy(gradients: int) -> Attack:
-    return _member("robust_accuracy", "gradients", _run_robust_accuracy, gradients=gradients)
-
-
-def _apgd(loss: str, steps: int, restarts: int = 1) -> Attack:
-    settings = {"loss": loss, "steps": steps, "restarts": restarts}
-    return _member(f"apgd-{loss}", "gradients", partial(_run, apgd), **settings)
-
-
 def _apgd_over_classes(classes: int, at_most: int, steps: int) -> Attack:
     loss = "dlr" if classes >= 4 else "margin"
     settings = {"loss": loss, "classes": min(classes - 1, at_most), "steps": steps}
     run = partial(_run, apgd_over_classes)
     return _member(f"apgd-{loss}-classes", "gradients", run, **settings)
-
-
-def _square(queries: int) -> Attack:
-    return _member("square", "logits", partial(_run, square), queries=queries)
 
 
 def _run_noise(model: Model, x: Tensor, y: Tensor, budget: Budget, **settings: Any) -> Tensor:

@@ -1,6 +1,7 @@
 """The result of an audit, and the robustness card that is made of it."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,11 @@ class Row:
     forward: int
     backward: int
 
+    def cells(self) -> tuple[object, ...]:
+        """What a table says of it, without the accuracy."""
+        settings = ", ".join(f"{key} {value}" for key, value in self.settings.items())
+        return self.name, self.knows, settings, self.attacked, self.fooled
+
 
 @dataclass(frozen=True)
 class ClassShare:
@@ -72,7 +78,7 @@ class ClassShare:
     robust: Proportion
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
     """What an audit found; a notebook shows it as the card.
 
@@ -135,7 +141,7 @@ class Audit:
         """The findings that may change what the numbers mean."""
         return tuple(finding for finding in self.findings if finding.severity == "warning")
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = [f"{self.name}: clean {self.clean}", f"worst case {self.threat}: {self.robust}"]
         return "\n".join(lines + [f"{f.severity}: {f.message}" for f in self.findings])
 
@@ -262,43 +268,29 @@ class Audit:
         return folder
 
     def _summary(self) -> str:
-        shape = tuple(self.data["shape"])
-        lines = [
-            "| | |",
-            "|---|---|",
-            f"| Threat model | {self.threat}; pixels stay in [0, 1] |",
-            f"| The attacker | {self.attacker} |",
-            f"| Accuracy, no attacker | {self.clean} |",
-            f"| **Accuracy, worst case over all attacks** | **{self.robust}** |",
-            f"| Data | {self.data['name']}, {self.clean.total} images of shape {shape} |",
-            f"| Warnings | {len(self.warnings) or 'none'} |",
+        rows = [
+            ("Threat model", f"{self.threat}; pixels stay in [0, 1]"),
+            ("The attacker", self.attacker),
+            ("Accuracy, no attacker", self.clean),
+            ("**Accuracy, worst case over all attacks**", f"**{self.robust}**"),
+            ("Data", f"{self.data['name']}, {self.clean.total} images of {self.data['shape']}"),
+            ("Warnings", len(self.warnings) or "none"),
         ]
-        return "\n".join(lines)
+        return _table(("", ""), rows)
 
     def _attacks(self) -> str:
-        lines = [
-            _TABLE,
-            "Each attack works on the images left by those before. Accuracy: worst case so far.",
-            "",
-            "| attack | sees | settings | worked on | fooled | accuracy so far | 95 % interval |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for row in self.rows:
-            settings = ", ".join(f"{key} {value}" for key, value in row.settings.items())
-            share = row.accuracy
-            lines.append(
-                f"| {row.name} | {row.knows} | {settings} | {row.attacked} | {row.fooled} | "
-                f"{100 * share.value:.1f} % | {100 * share.low:.1f} to {100 * share.high:.1f} % |"
-            )
-        return "\n".join(lines)
+        heads = ("attack", "sees", "settings", "worked on", "fooled", "so far", "95 % interval")
+        rows = [(*one.cells(), *_percent(one.accuracy)) for one in self.rows]
+        words = "Each attack works on the images left by those before. So far: worst case."
+        return f"{_TABLE}\n{words}\n\n{_table(heads, rows)}"
 
     def _classes(self) -> str:
-        lines = ["## Classes", "", "| class | images | correct | in the worst case |"]
-        lines.append("|---|---|---|---|")
-        for one in self.by_class:
-            values = (f"{100 * share.value:.1f} %" for share in (one.clean, one.robust))
-            lines.append(f"| {one.name} | {one.clean.total} | {' | '.join(values)} |")
-        return "\n".join(lines) if self.by_class else ""
+        heads = ("class", "images", "correct", "in the worst case")
+        rows = [
+            (one.name, one.clean.total, _percent(one.clean)[0], _percent(one.robust)[0])
+            for one in self.by_class
+        ]
+        return f"## Classes\n\n{_table(heads, rows)}" if rows else ""
 
     def _warnings(self) -> str:
         if not self.findings:
@@ -307,11 +299,21 @@ class Audit:
         return "\n".join(["## Warnings", "", *lines])
 
     def _settings(self) -> str:
-        lines = [f"| {key} | {value} |" for key, value in self.facts().items()]
-        return "\n".join(["## Settings", "", "| setting | value |", "|---|---|", *lines])
+        return f"## Settings\n\n{_table(('setting', 'value'), self.facts().items())}"
 
 
 _TABLE = "## Attacks\n"
+
+
+def _table(heads: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    heads = tuple(heads)
+    lines = (heads, ["---"] * len(heads), *rows)
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _percent(share: Proportion) -> tuple[str, str]:
+    low, high = 100 * share.low, 100 * share.high
+    return f"{100 * share.value:.1f} %", f"{low:.1f} to {high:.1f} %"
 
 
 def _share(share: Proportion) -> dict[str, float | None]:

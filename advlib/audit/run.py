@@ -347,6 +347,8 @@ def _conclude(
     findings = [*job.findings, *sanity.check_clean(clean.count, total, job.classes)]
     findings += sanity.check_order([(row.knows, row.fooled) for row in rows], robust)
     settings = {name: getattr(setup, name) for name in ("seed", "batch_size")}
+    gpu = setup.device.type == "cuda"
+    device = torch.cuda.get_device_name(setup.device) if gpu else str(setup.device)
     return Audit(
         name=job.name,
         eps=setup.eps,
@@ -364,7 +366,7 @@ def _conclude(
             "shape": job.shape,
             "images": job.source.count,
         },
-        versions={**_versions(), "device": _device_name(setup.device)},
+        versions={**_versions(), "device": device},
         cost={
             "seconds": round(time.perf_counter() - began, 1),
             "peak_memory_mib": _peak_memory(setup.device),
@@ -418,9 +420,9 @@ def _nearest(job: _Job) -> tuple[Near, ...]:
 def _symptoms(job: _Job, wanted: bool) -> tuple[Finding, ...]:
     """What `advlib.audit.gradient_masking` finds suspicious on the first images."""
     setup = job.setup
+    missing = "the symptoms of gradient masking were not looked for"
     if not wanted:
-        words = "the symptoms of gradient masking were not looked for."
-        return (Finding("masking-not-run", "note", words),)
+        return (Finding("masking-not-run", "note", f"{missing}."),)
     if setup.eps == 0 or not job.differentiable:
         return ()
     first = job.source.piece(0, min(CHECKED_IMAGES, job.source.count))
@@ -429,8 +431,10 @@ def _symptoms(job: _Job, wanted: bool) -> tuple[Finding, ...]:
     try:
         found = masking_symptoms(setup.model, x, y, setup.eps, norm=setup.norm, generator=generator)
     except AdvlibError as error:  # hours of attacks are done and must not be lost for this
-        words = f"the symptoms of gradient masking could not be looked for: {error}"
-        return (Finding("masking-not-run", "note", words),)
+        return (Finding("masking-not-run", "note", f"{missing}: {error}"),)
+    last = found.symptoms[-2]  # before "transfer", for which there is no surrogate
+    if last.suspicious is None:
+        return (Finding("masking-not-run", "note", f"{missing}: {last.message}."),)
     return tuple(
         Finding(f"masking-{one.name.replace(' ', '-')}", "warning", one.message)
         for one in found.symptoms
@@ -468,10 +472,6 @@ def _versions() -> dict[str, str]:
     from advlib import __version__
 
     return {"advlib": __version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def _peak_memory(device: torch.device) -> float:

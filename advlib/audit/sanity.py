@@ -108,22 +108,25 @@ def check_model(model: Model, x: Tensor, y: Tensor) -> ModelCheck:
 
 def check_budget(eps: float, norm: str, x: Tensor, total: int, batch_size: int) -> list[Finding]:
     """Whether budget and number of images can support a claim."""
-    findings = []
-    if eps == 0:
-        findings.append(Finding("no-budget", "warning", "eps is 0: no attacker may do anything."))
-    if eps >= check_norm(norm).diameter(x):
-        words = f"eps {eps:.4g} reaches every image there is; nothing can be robust to that."
-        findings.append(Finding("whole-box", "warning", f"{words} For grey levels: 8 / 255."))
-    elif norm == "linf" and eps >= 0.5:
-        words = "eps >= 0.5 lets the attacker turn every image into uniform grey."
-        findings.append(Finding("large-budget", "warning", words))
-    if total < ENOUGH_IMAGES:
-        half = 100 * 0.98 / math.sqrt(total)
-        words = (
-            f"{total} images fix a share only to about +-{half:.0f} points. Use {ENOUGH_IMAGES} "
-            "or more; 1,000 for a claim."
-        )
-        findings.append(Finding("few-images", "warning", words))
+    everything, half = eps >= check_norm(norm).diameter(x), 98 / math.sqrt(total)
+    checks = {
+        "no-budget": (eps == 0, "eps is 0: no attacker may do anything."),
+        "whole-box": (
+            everything,
+            f"eps {eps:.4g} reaches every image there is; nothing can be robust to that. For grey "
+            "levels: 8 / 255.",
+        ),
+        "large-budget": (
+            norm == "linf" and eps >= 0.5 and not everything,
+            "eps >= 0.5 lets the attacker turn every image into uniform grey.",
+        ),
+        "few-images": (
+            total < ENOUGH_IMAGES,
+            f"{total} images fix a share only to about ±{half:.0f} points. Use {ENOUGH_IMAGES} or "
+            "more; 1,000 for a claim.",
+        ),
+    }
+    findings = [Finding(name, "warning", words) for name, (found, words) in checks.items() if found]
     if total < batch_size:
         words = f"the data ({total} images) are smaller than a batch ({batch_size}); that is fine"
         findings.append(Finding("small-data", "note", f"{words}, one smaller batch was used."))

@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class Store:
     def keep(self, number: int, piece: Piece) -> None:
         """Write piece `number`."""
         if self.folder is not None:
-            write_whole(self._path(number), json.dumps(piece.to_dict()) + "\n")
+            write_whole(self._path(number), json.dumps(asdict(piece)) + "\n")
 
     def get(self, number: int) -> Piece | None:
         """Piece `number`, or None if it was not finished; a damaged file counts as not finished."""

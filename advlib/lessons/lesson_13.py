@@ -1,10 +1,13 @@
 """Checks of lesson 13, "Audit your own model"."""
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from advlib import models
+from advlib.audit import Audit
 from advlib.evaluation import wilson
 from advlib.lessons import (
     Answer,
@@ -142,3 +145,50 @@ def _name_number(given: float, half_width: float) -> None:
     if abs(given - _needed(half_width, math.sqrt(_Z))) <= 1:
         raise Mistake(f"{case}. z has to be squared: n + z^2 is under a root.")
     raise Mistake(f"{case}; {math.ceil(exact)} is correct. See proposition 13.2, solved for n.")
+
+
+HALF_WIDTH = 0.05
+"""How far the interval of a card may reach to either side."""
+
+
+@check
+def own_card(answer: Answer) -> str:
+    """Exercise 13.3: a robustness card of the reader's own network, and its warnings explained.
+
+    ``answer()`` returns the path of a ``card.json``, and a dictionary: for the name of each warning
+    on the card a sentence that says why the number may be believed nevertheless.
+    """
+    given = answer()
+    expect_answer(given)
+    if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], dict)):
+        raise Mistake(
+            "two things are expected: the path of card.json, and a dictionary from the name of "
+            "each warning to your sentence, {} if there is none."
+        )
+    try:
+        card = Audit.from_json(Path(given[0]).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Mistake(f"this is no card.json of an audit: {error}") from None
+    names = {warning.name for warning in card.warnings}
+    silent = sorted(n for n in names if len(str(given[1].get(n, "")).split()) < 5)
+    hopeless = sorted(names & {"chance", "no-gradient"})
+    half = (card.robust.high - card.robust.low) / 2
+    mistakes = {
+        "the audit was interrupted. The same call goes on.": not card.complete,
+        f"{card.name} comes with this course. Audit a network of your own.": card.name
+        in models.NAMES,
+        "no threat model is declared: an attacker who may do nothing, or anything, is none. "
+        "Choose eps.": bool(names & {"no-budget", "whole-box", "large-budget"}),
+        "the level is quick, a first look. Take standard or thorough.": card.level == "quick",
+        f"{card.robust.total} images leave an interval of ±{100 * half:.1f} points. At most "
+        f"{100 * HALF_WIDTH:.0f} are expected: {math.ceil(_needed(HALF_WIDTH))} images are always "
+        "enough.": half > HALF_WIDTH,
+        f"no sentence helps against the warning {' and '.join(hopeless)}: "
+        "the numbers mean nothing. Do what it says, and audit again.": bool(hopeless),
+        f"the card warns of {', '.join(silent)}. Say in a sentence each why the number may be "
+        "believed nevertheless, or audit again.": bool(silent),
+    }
+    for sentence, wrong in mistakes.items():
+        if wrong:
+            raise Mistake(sentence)
+    return f"{card.robust} under {card.threat}. Publish the card with the number."

@@ -2,6 +2,7 @@
 with its figure.
 
 python book/_tools/scoreboard.py          measure all rows whose data are available
+python book/_tools/scoreboard.py croce    only those of a group, `croce`; the others stay as stored
 python book/_tools/scoreboard.py --page   write the page again from the stored measurements
 
 MNIST and the networks that papers released are read from $ADVLIB_DATA (MNIST is downloaded there
@@ -18,7 +19,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -467,23 +468,35 @@ def _without_paths(text: str) -> str:
 GROUPS = (goodfellow, kolter, madry, trades, croce, ilyas, cohen, torchvision)
 
 
-def measure() -> dict[str, Any]:
-    """All rows, and what they were measured with."""
-    results: list[Result] = []
+def versions() -> dict[str, str]:
+    """What the numbers are measured with."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "advlib": advlib.__version__,
+        "processor": platform.machine(),
+    }
+
+
+def measure(asked: Sequence[str] = ()) -> dict[str, Any]:
+    """The rows of the groups `asked`, of all if none is, and what they were measured with.
+
+    The rows of the others are those stored, which the same versions must have measured.
+    """
+    stored = json.loads(STORED.read_text(encoding="utf-8")) if asked else {"versions": versions()}
+    if stored["versions"] != versions():
+        raise InputError(f"The other rows were measured with {stored['versions']}: measure all.")
+    rows: list[dict[str, Any]] = []
     for group in GROUPS:
+        name = group.__name__
+        if asked and name not in asked:
+            rows += [entry for entry in stored["rows"] if entry["group"] == name]
+            continue
         for run in group():
             start = time.perf_counter()
-            results += run()
-            print(f"{group.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "advlib": advlib.__version__,
-            "processor": platform.machine(),
-        },
-        "rows": [asdict(result) for result in results],
-    }
+            rows += [{"group": name, **asdict(result)} for result in run()]
+            print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    return {"versions": versions(), "rows": rows}
 
 
 HEAD = """---
@@ -595,8 +608,13 @@ def main() -> int:
     """Run the command line; the exit status is 1 if a row fails."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--page", action="store_true", help="do not measure, write the page again")
-    if not parser.parse_args().page:
-        stored = measure()
+    names = [group.__name__ for group in GROUPS]
+    parser.add_argument("groups", nargs="*", metavar="group", help=f"of {', '.join(names)}")
+    given = parser.parse_args()
+    if unknown := set(given.groups) - set(names):
+        parser.error(f"There is no group {sorted(unknown)[0]}: choose of {', '.join(names)}.")
+    if not given.page:
+        stored = measure(given.groups)
         STORED.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     stored = json.loads(STORED.read_text(encoding="utf-8"))
     PAGE.write_text(page(stored), encoding="utf-8")

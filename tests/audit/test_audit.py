@@ -636,6 +636,13 @@ def test_with_no_budget_there_are_no_symptoms_to_look_for() -> None:
     assert not any(name.startswith("masking") for name in names(result))
 
 
+def test_too_few_images_to_look_for_symptoms_are_no_all_clear() -> None:
+    result = advlib.audit(small(), *data(5), EPS, attacks=CHEAP)
+    (finding,) = [one for one in result.findings if one.name == "masking-not-run"]
+    assert finding.severity == "note" and "8 are needed" in finding.message
+    assert repr(result) == str(result) and finding.message in str(result)
+
+
 def test_symptoms_that_cannot_be_looked_for_cost_no_result(monkeypatch: Any) -> None:
     from advlib.audit import run
 

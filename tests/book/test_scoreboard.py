@@ -11,7 +11,7 @@ from repository import ROOT
 from scoreboard import Result, Row
 
 from advlib import plots
-from advlib.errors import DownloadError, WeightsError
+from advlib.errors import DownloadError, InputError, WeightsError
 from advlib.evaluation import wilson
 
 STORED = json.loads(scoreboard.STORED.read_text(encoding="utf-8"))
@@ -80,6 +80,32 @@ def test_weights_that_are_not_torchvisions_own_are_not_measured_as_if_they_were(
     path.write_bytes(b"rebuilt from an export")
     with pytest.raises(WeightsError, match=f"not torchvision's own.* instead of {digits}"):
         scoreboard.check_weights("net")
+
+
+def test_one_group_is_measured_and_the_others_stay_where_they_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(scoreboard, "STORED", tmp_path / "scoreboard.json")
+    versions = scoreboard.versions()
+    kept = {entry["group"] for entry in STORED["rows"]}
+    names = [group.__name__ for group in scoreboard.GROUPS if group.__name__ in kept]
+
+    def madry():
+        yield lambda: [scoreboard.judge(ROW, wilson(930, 1000))]
+
+    groups = tuple(madry if group.__name__ == "madry" else group for group in scoreboard.GROUPS)
+    monkeypatch.setattr(scoreboard, "GROUPS", groups)
+    scoreboard.STORED.write_text(json.dumps(STORED | {"versions": versions}), encoding="utf-8")
+    measured = scoreboard.measure(["madry"])
+    assert list(dict.fromkeys(entry["group"] for entry in measured["rows"])) == names
+    rows = {name: [e for e in measured["rows"] if e["group"] == name] for name in names}
+    for name in set(names) - {"madry"}:
+        assert rows[name] == [entry for entry in STORED["rows"] if entry["group"] == name]
+    (row,) = rows["madry"]
+    assert row["count"] == 930 and row["verdict"] == "pass"
+    scoreboard.STORED.write_text(json.dumps(STORED | {"versions": {}}), encoding="utf-8")
+    with pytest.raises(InputError, match="measure all"):
+        scoreboard.measure(["madry"])
 
 
 def test_the_page_says_what_was_measured_and_nothing_else() -> None:
