@@ -157,22 +157,3 @@ def undetected(reject: int) -> Loss:
         return others - logits.gather(1, both).amax(1)
 
     return loss
-
-
-def normalised(loss: Loss) -> Loss:
-    r"""The same loss of logits that were divided by their own spread, image by image.
-
-    A factor in front of the logits, however large, cancels, and with it the saturation of the
-    softmax. The spread counts as a constant: the direction of the gradient is that of the logits.
-
-    References
-    ----------
-    Carlini & Wagner 2017, "Towards Evaluating the Robustness of Neural Networks" (dividing the
-    logits of a distilled network); Croce & Hein 2020 (a loss that ignores the logits' scale).
-    """
-
-    def of_normalised(logits: Tensor, y: Tensor) -> Tensor:
-        spread = logits.detach().std(1, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
-        return loss(logits / spread, y)
-
-    return of_normalised

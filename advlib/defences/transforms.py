@@ -2,7 +2,7 @@ r"""Defences that only seem to work, each around a trained network: what lesson 
 
 Each was proposed in earnest, stops an attack that does not know of it, and falls to one that does
 (`advlib.attacks.adaptive`). They change the image before the network sees it (`Quantised`, `JPEG`,
-`RandomResize`), scale the logits (`Scaled`), or reject an image (`Detector`). All are modules from
+`Randomised`), scale the logits (`Scaled`), or reject an image (`Detector`). All are modules from
 pixels in [0, 1] to logits, so that what attacks or measures a network works with them too. A
 setting out of its range is an `InputError`, or a `ThreatError` if it must be a whole number >= 1.
 """
@@ -19,6 +19,9 @@ from advlib.errors import InputError
 
 Score = Callable[[Tensor], Tensor]
 """From images (n, c, h, w) to one number each, (n,); a large one is suspicious."""
+
+Draw = Callable[[Tensor, torch.Generator], Tensor]
+"""From images and a random generator to images that were changed at random."""
 
 
 def quantise(x: Tensor, levels: int) -> Tensor:
@@ -164,48 +167,57 @@ class JPEG(Transformed):
         return rgb[:, :, :height, :width].clamp(0, 1)
 
 
-class RandomResize(Transformed):
-    """A network that sees each image shrunk and placed at random on grey, rounded to 8 bits.
+class Randomised(Transformed):
+    """A network that sees each image changed at random, anew in every call.
 
-    Size and place are drawn anew for every image and every call. The rounding is what an image
-    program does when it stores the result.
+    With Gaussian noise and a denoiser in front of the classifier it *purifies* images.
 
     Parameters
     ----------
     model
         As for `Quantised`.
-    smallest
-        The smallest scale, in (0, 1]; scales are uniform from there to 1.
+    draw
+        The change: `resized`, or one of `advlib.defences.augmentation`.
     seed
         Of the module's own random generator, on the CPU.
 
     References
     ----------
-    Xie et al. 2018, "Mitigating Adversarial Effects Through Randomization".
+    Xie et al. 2018, "Mitigating Adversarial Effects Through Randomization"; Liu et al. 2018,
+    "Towards Robust Neural Networks via Random Self-Ensemble" (noise); Nie et al. 2022, "Diffusion
+    Models for Adversarial Purification".
     """
 
-    def __init__(self, model: nn.Module, smallest: float = 0.8, seed: int = 0) -> None:
+    def __init__(self, model: nn.Module, draw: Draw, seed: int = 0) -> None:
         super().__init__(model)
-        if not 0 < smallest <= 1:
-            raise InputError(f"smallest is {smallest}; a scale in (0, 1] is expected.")
-        self.smallest = smallest
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def place(self, x: Tensor) -> Tensor:
-        """The images shrunk and placed at random, before rounding."""
-        draw = torch.rand(3, len(x), generator=self.generator).to(x.device, x.dtype)
-        scale = self.smallest + (1 - self.smallest) * draw[0]
-        theta = x.new_zeros(len(x), 2, 3)
-        theta[:, 0, 0] = theta[:, 1, 1] = 1 / scale
-        # The centre may go 1 - scale aside; affine_grid asks where each pixel comes from.
-        theta[:, :, 2] = ((2 * draw[1:] - 1) * (1 / scale - 1)).T
-        grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-        # grid_sample puts 0 around the image: 0 stands for grey temporarily.
-        return (F.grid_sample(x - 0.5, grid, align_corners=False) + 0.5).clamp(0, 1)
+        self.draw, self.generator = draw, torch.Generator().manual_seed(seed)
 
     def prepare(self, x: Tensor) -> Tensor:
-        """The images, placed and rounded; another call gives others."""
-        return quantise(self.place(x), 256)
+        """The images, changed; another call gives others."""
+        return self.draw(x, self.generator)
+
+
+def resized(x: Tensor, generator: torch.Generator, *, smallest: float = 0.8) -> Tensor:
+    """Each image shrunk by a random factor and placed at random on grey.
+
+    Parameters
+    ----------
+    x, generator
+        Images (n, c, h, w) in [0, 1], and a random generator on the CPU.
+    smallest
+        The smallest factor, in (0, 1]; factors are uniform from there to 1.
+    """
+    if not 0 < smallest <= 1:
+        raise InputError(f"smallest is {smallest}; a scale in (0, 1] is expected.")
+    drawn = torch.rand(3, len(x), generator=generator).to(x.device, x.dtype)
+    scale = smallest + (1 - smallest) * drawn[0]
+    theta = x.new_zeros(len(x), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1 / scale
+    # The centre may go 1 - scale aside; affine_grid asks where each pixel comes from.
+    theta[:, :, 2] = ((2 * drawn[1:] - 1) * (1 / scale - 1)).T
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    # grid_sample puts 0 around the image: 0 stands for grey temporarily.
+    return (F.grid_sample(x - 0.5, grid, align_corners=False) + 0.5).clamp(0, 1)
 
 
 class Scaled(nn.Module):

@@ -5,9 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advlib.attacks.adaptive import averaged, normalised, straight_through, undetected
+from advlib.attacks.adaptive import averaged, straight_through, undetected
 from advlib.errors import InputError, ModelOutputError, ThreatError
-from advlib.gradients import cross_entropy, margin
 
 RANDOM_STATE_IS_WATCHED = True
 
@@ -80,26 +79,3 @@ def test_undetected_by_hand() -> None:
 def test_undetected_names_a_class_that_is_not_there(classes: int, reject: int) -> None:
     with pytest.raises(InputError, match="reject"):
         undetected(reject)(torch.zeros(3, classes), torch.zeros(3, dtype=torch.long))
-
-
-@given(st.integers(0, 1000), st.sampled_from([1e-6, 0.1, 1e6, 1e20]))
-def test_normalised_ignores_a_factor(seed: int, factor: float) -> None:
-    logits = draws(seed, 8, 6)
-    y = torch.zeros(8, dtype=torch.long)
-    for loss in (cross_entropy, margin):
-        torch.testing.assert_close(
-            normalised(loss)(factor * logits, y), normalised(loss)(logits, y), rtol=1e-3, atol=1e-4
-        )
-
-
-def test_normalised_gives_a_gradient_where_the_softmax_saturates() -> None:
-    logits = torch.tensor([[900.0, 0.0, 100.0]], requires_grad=True)
-    y = torch.tensor([0])
-    (plain,) = torch.autograd.grad(cross_entropy(logits, y).sum(), logits)
-    (mended,) = torch.autograd.grad(normalised(cross_entropy)(logits, y).sum(), logits)
-    assert (plain == 0).all() and mended[0, 0] < 0 < mended[0, 2]
-
-
-def test_normalised_survives_equal_logits() -> None:
-    value = normalised(margin)(torch.ones(2, 3), torch.tensor([0, 1]))
-    assert value.isfinite().all()

@@ -1,6 +1,7 @@
 """The defences that only seem to work: each does what its docstring states."""
 
 import io
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,15 +13,17 @@ from torch import nn
 
 from advlib import pgd
 from advlib.attacks.adaptive import straight_through
+from advlib.defences.augmentation import gaussian
 from advlib.defences.transforms import (
     JPEG,
     Detector,
     Quantised,
-    RandomResize,
+    Randomised,
     Scaled,
     dct_matrix,
     jpeg_steps,
     quantise,
+    resized,
     roughness,
     threshold_for,
 )
@@ -98,28 +101,44 @@ def test_jpeg_keeps_shape_and_range_and_a_fine_one_keeps_the_image(shape: tuple)
     assert (seen - x).abs().mean() < 1 / 255
 
 
-def test_random_resize_draws_from_its_own_generator() -> None:
+def shrink(smallest: float):
+    return Randomised(nn.Identity(), partial(resized, smallest=smallest)).prepare
+
+
+@pytest.mark.parametrize("draw", [resized, partial(gaussian, sigma=0.1)])
+def test_a_randomised_network_draws_from_its_own_generator(draw) -> None:
     x = images()
-    one, same, other = (RandomResize(network(), 0.7, seed=seed) for seed in (3, 3, 4))
+    one, same, other = (Randomised(network(), draw, seed=seed) for seed in (3, 3, 4))
     first = one(x)
     assert first.equal(same(x)) and not first.equal(one(x)) and not first.equal(other(x))
+    one.generator.manual_seed(3)
+    assert first.equal(one(x)), "whoever knows the draw can repeat it"
 
 
-def test_random_resize_keeps_the_whole_image_on_grey() -> None:
+def test_the_gradient_is_that_of_the_draw() -> None:
+    x, y, model = images(), torch.tensor([0, 1, 2]), network()
+    draw = partial(resized, smallest=0.5)
+
+    def one_draw(x: torch.Tensor) -> torch.Tensor:
+        return model(draw(x, torch.Generator().manual_seed(0)))
+
+    grad = input_gradient(Randomised(model, draw), x, y).grad
+    assert grad.equal(input_gradient(one_draw, x, y).grad) and grad.any()
+
+
+def test_resized_keeps_the_whole_image_on_grey() -> None:
     x = torch.ones(40, 3, 32, 32)
-    defence = RandomResize(nn.Identity(), 0.5)
-    seen = defence.prepare(x)
+    seen = shrink(0.5)(x)
     assert seen.shape == x.shape and seen.min() >= 0 and seen.max() <= 1
     white = (seen[:, 0] > 0.9).flatten(1).float().mean(1)
     assert 0.15 < white.min() < 0.5 and 0.6 < white.max() <= 1
     # Where all edges of the frame are grey or white, nothing of the image is cut off.
     assert ((seen[:, 0] > 0.45).all()) and white.std() > 0.05
-    assert RandomResize(nn.Identity(), 1.0).prepare(x).equal(x)
+    torch.testing.assert_close(shrink(1.0)(images()), images())
 
 
-def test_random_resize_differs_from_image_to_image() -> None:
-    x = images(1).expand(5, -1, -1, -1)
-    seen = RandomResize(nn.Identity(), 0.6).prepare(x)
+def test_resized_differs_from_image_to_image() -> None:
+    seen = shrink(0.6)(images(1).expand(5, -1, -1, -1))
     assert all(not seen[0].equal(seen[i]) for i in range(1, 5))
 
 
@@ -175,9 +194,9 @@ def test_an_attack_on_a_defence_leaves_it_as_it_was() -> None:
         (lambda: Quantised(network(), 2.5), "levels is 2.5"),  # type: ignore[arg-type]
         (lambda: JPEG(network(), 0), "quality is 0"),
         (lambda: JPEG(network(), 101), "quality is 101"),
-        (lambda: RandomResize(network(), 0.0), "smallest is 0"),
-        (lambda: RandomResize(network(), 1.5), "smallest is 1.5"),
-        (lambda: RandomResize(network(), float("nan")), "smallest is nan"),
+        (lambda: shrink(0.0)(images()), "smallest is 0"),
+        (lambda: shrink(1.5)(images()), "smallest is 1.5"),
+        (lambda: shrink(float("nan"))(images()), "smallest is nan"),
         (lambda: Scaled(network(), 0.0), "factor is 0"),
         (lambda: Detector(network(), 0.0), "threshold is 0"),
         (lambda: Detector(network(), 0.5, sharpness=-1), "sharpness -1"),
