@@ -2,8 +2,8 @@ r"""Attacks for the physical world: views, patches, expectation over transformat
 
 A camera sees a sign from somewhere: moved, turned, nearer or farther, brighter or darker. A `View`
 holds those numbers, `transform` applies them to images and `apply_patch` to a patch on them;
-both are differentiable. `ThroughViews` is a classifier behind random views, for attacks on
-whole images, and `train_patch` makes one patch for many images and many views.
+both are differentiable. `train_patch` makes one patch for many images and many views; for attacks
+on whole images average a model behind random views: `advlib.attacks.adaptive.averaged`.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from advlib.contracts import (
     Model,
@@ -88,13 +88,8 @@ def random_views(
     return View(*(low + (high - low) * column for (low, high), column in columns))
 
 
-_STILL: dict[str, Range] = {
-    "shift_x": (0.0, 0.0),
-    "shift_y": (0.0, 0.0),
-    "turn": (0.0, 0.0),
-    "scale": (1.0, 1.0),
-    "light": (1.0, 1.0),
-}
+_STILL: dict[str, Range] = dict.fromkeys(View._fields, (0.0, 0.0))
+_STILL |= {"scale": (1.0, 1.0), "light": (1.0, 1.0)}
 
 
 def _check_ranges(ranges: Mapping[str, Range]) -> None:
@@ -194,60 +189,7 @@ def _check_views(x: Tensor, view: View) -> None:
         )
 
 
-# -- expectation over transformation ---------------------------------------------------------------
-
-
-class ThroughViews(nn.Module):
-    r"""A classifier that sees every image through `views` random views, and averages.
-
-    It returns :math:`\frac1k\sum_{i=1}^k \log p(\cdot \mid t_i(x))` with new views
-    :math:`t_i` at every call, so that minus the entry of a class is an unbiased estimate of the
-    expected cross-entropy (and its gradient one of the gradient). Attack it with
-    ``loss=mean_log_loss``.
-
-    Parameters
-    ----------
-    model
-        Classifier from pixels in [0, 1] to logits (n, classes).
-    views
-        Views per call and image, >= 1.
-    ranges
-        What the views are drawn from, see `random_views`.
-    generator
-        Source of randomness. None: a new one with seed 0.
-
-    References
-    ----------
-    Athalye, Engstrom, Ilyas & Kwok 2018, "Synthesizing Robust Adversarial Examples", section 2.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        views: int = 8,
-        ranges: Mapping[str, Range] = CAMERA,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        _check_ranges(ranges)
-        self.model = model
-        self.views = check_steps("views", views)
-        self.ranges = dict(ranges)
-        self.generator = generator or torch.Generator().manual_seed(0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mean log-probabilities over new random views, shape (n, classes)."""
-        view = random_views(
-            self.views * len(x), self.ranges, generator=self.generator, device=x.device
-        )
-        logits = self.model(transform(x.repeat(self.views, 1, 1, 1), view))
-        return logits.log_softmax(1).view(self.views, len(x), -1).mean(0)
-
-
-def mean_log_loss(log_p: Tensor, y: Tensor) -> Tensor:
-    """Minus the log-probability of class `y`, shape (n,): the loss that fits `ThroughViews`."""
-    return -log_p.gather(1, y[:, None]).squeeze(1)
+# -- patches ---------------------------------------------------------------------------------------
 
 
 def total_variation(patch: Tensor) -> Tensor:
@@ -363,10 +305,8 @@ class _Recipe(NamedTuple):
 
 def _sampled_loss(model: Model, x: Tensor, patch: Tensor, recipe: _Recipe) -> Tensor:
     """The loss of a patch on images, in places and in views that are drawn at random."""
-    generator = recipe.generator
-    which = torch.randint(
-        len(x), (recipe.batch_size,), generator=generator, device=generator.device
-    )
+    size, source = (recipe.batch_size,), recipe.generator
+    which = torch.randint(len(x), size, generator=source, device=source.device)
     scene = apply_patch(x[which.to(x.device)], patch, recipe.views(recipe.sticker, x))
     seen = transform(scene, recipe.views(recipe.camera, x))
     logits = model(seen)

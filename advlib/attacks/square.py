@@ -4,14 +4,12 @@ A random search. Propose a change of a small square of the image, classify the p
 change if the loss rose. What makes it strong is where it searches: every proposal lies on the
 surface of the ball, the changes are square because convolutions respond to squares, and the squares
 shrink on a fixed schedule (Andriushchenko et al. 2020).
-
-`square` returns the images, `square_with_queries` also the number of queries.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,21 +26,24 @@ OnQuery = Callable[[int, Tensor, Tensor], None]
 
 P_INIT = 0.8
 """Share of the image that the first squares cover, if none is given: large squares pay where
-queries are few. The paper's 0.05 (linf) and 0.1 (l2) were chosen for 10,000 queries."""
+queries are few, and AutoAttack takes as many for its 5,000. The paper's 0.05 (linf) and 0.1 (l2)
+were chosen for 10,000 queries."""
 
 
 class SquareResult(NamedTuple):
-    """What Square Attack found, and what it cost."""
+    """What Square Attack found: images like `x`; for each its queries, and whether it is fooled."""
 
     x_adv: Tensor
-    """Adversarial images, shape, dtype and device of `x`."""
     queries: Tensor
-    """Queries of the model for each image, shape (n,), integer."""
     fooled: Tensor
-    """Whether the goal was reached, shape (n,), boolean."""
 
 
-def square(
+def square(model: Model, x: Tensor, y: Tensor, eps: float = 8 / 255, **settings: Any) -> Tensor:
+    """The adversarial images of `square_with_queries`: all parameters are as there."""
+    return square_with_queries(model, x, y, eps, **settings).x_adv
+
+
+def square_with_queries(
     model: Model,
     x: Tensor,
     y: Tensor,
@@ -55,7 +56,7 @@ def square(
     generator: torch.Generator | None = None,
     on_query: OnQuery | None = None,
     batch_size: int = 256,
-) -> Tensor:
+) -> SquareResult:
     r"""Square Attack: random search with square-shaped changes; it only asks for logits.
 
     Query 1 is the image itself, query 2 a first perturbation (:math:`\ell_\infty`: vertical
@@ -86,38 +87,25 @@ def square(
 
     Returns
     -------
-    Tensor
-        Adversarial images, shape, dtype and device of `x`. Where the goal was not reached, the
-        point with the highest loss that was found.
+    SquareResult
+        The images, their queries, and which are fooled. Where the goal was not reached, the image
+        is the point with the highest loss that was found.
+
+    Notes
+    -----
+    Unlike the paper and its authors' code (``github.com/max-andr/square-attack``), equal losses are
+    accepted, not only better ones, so that the search crosses the plateaus of rounded logits; the
+    first query is `x` itself, and the schedule starts after the stripes; squares may touch the last
+    row and column and cover the whole image; the schedule is that of 10,000 queries only where so
+    many are allowed. A proposal that would change nothing gets the opposite signs; there they are
+    drawn again. AutoAttack's version keeps the strict rule, and takes `p_init` 0.8.
 
     References
     ----------
     Andriushchenko, Croce, Flammarion & Hein 2020, "Square Attack: a query-efficient black-box
     adversarial attack via random search", algorithms 1 to 3; Croce & Hein 2021, "Mind the box",
-    for :math:`\ell_1`. Unlike there, a proposal that would change nothing is replaced, equal losses
-    are accepted (which crosses the plateaus of rounded logits), and the first query is `x` itself.
+    for :math:`\ell_1`.
     """
-    return square_with_queries(
-        model, x, y, eps, norm=norm, queries=queries, targeted=targeted, p_init=p_init,
-        generator=generator, on_query=on_query, batch_size=batch_size,
-    ).x_adv  # fmt: skip
-
-
-def square_with_queries(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    eps: float = 8 / 255,
-    *,
-    norm: str = "linf",
-    queries: int = 1000,
-    targeted: bool = False,
-    p_init: float | None = None,
-    generator: torch.Generator | None = None,
-    on_query: OnQuery | None = None,
-    batch_size: int = 256,
-) -> SquareResult:
-    """`square`, with the number of queries that each image took: all parameters are as there."""
     threats.check_norm(norm, known=("linf", "l2", "l1"))
     queries, batch_size = check_steps("queries", queries), check_steps("batch_size", batch_size)
     p_init = P_INIT if p_init is None else _check_share(p_init)

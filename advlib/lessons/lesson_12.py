@@ -1,8 +1,14 @@
 """Checks of lesson 12, "Into the world"."""
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
+from advlib.attacks.square import square_with_queries
+from advlib.data import signs
+from advlib.evaluation import predict
 from advlib.gradients import cross_entropy
 from advlib.lessons import (
     Answer,
@@ -14,6 +20,7 @@ from advlib.lessons import (
     expect_untouched,
     name_mistake,
 )
+from advlib.models.shipped import load
 
 _NEAR: dict[str, float] = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -166,3 +173,72 @@ def _check_choice(images: Tensor, best: Tensor, proposal: Tensor) -> None:
     }
     if new != (True, False, True, True):
         raise Mistake(sentences.get(new, "the choice does not follow each image's own losses."))
+
+
+# -- exercise 12.3 ---------------------------------------------------------------------------------
+
+_EPS, _QUERIES = 4 / 255, 100
+
+
+@check
+def fewer_queries(answer: Answer) -> str:
+    """Exercise 12.3: fool twenty unseen signs with fewer queries than Square Attack.
+
+    ``answer(ask, x, y, eps)`` attacks one sign; ``ask(images)`` gives logits, and each image is a
+    query. A sign ends when an image has fooled the network, or after 100 queries.
+    """
+    x, y, rival = _twenty()
+    spent = torch.full((len(x),), _QUERIES)
+    for i in range(len(x)):
+        sign, label = x[i : i + 1], y[i : i + 1]
+        try:
+            expect_answer(answer(_counted(sign, label), sign.clone(), label, _EPS))
+        except _Enough as enough:
+            spent[i] = enough.args[0]
+    yours, theirs = float(spent.double().mean()), float(rival.double().mean())
+    told = (
+        f"{int((spent < _QUERIES).sum())} of {len(x)} signs with {yours:.0f} queries on average; "
+        f"Square Attack {int((rival < _QUERIES).sum())} with {theirs:.0f}."
+    )
+    if yours > 0.9 * theirs:
+        raise Mistake(
+            f"you fool {told} Need 10 % fewer queries than it; a sign that is not fooled "
+            f"counts {_QUERIES}. What fools many signs at once, and is cheap to try first?"
+        )
+    return f"you fool {told}"
+
+
+class _Enough(Exception):
+    """The attack on a sign is over; its argument is the number of queries."""
+
+
+def _counted(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+    """The network behind a counter, for one sign."""
+    model, spent = load("signs-standard"), 0
+
+    def ask(images: Tensor) -> Tensor:
+        nonlocal spent
+        images = expect_tensor(images, (len(images), *x.shape[1:]), "images").detach()
+        if images.min() < 0 or images.max() > 1:
+            raise Mistake("some pixels leave [0, 1]. Clamp the images before you ask.")
+        if (images - x).abs().max() > _EPS + 1e-6:
+            raise Mistake("a pixel value changes by more than eps. Clamp the change to -eps..eps.")
+        logits = predict(model, images[: _QUERIES - spent])
+        fools = (logits.argmax(1) != y).nonzero()
+        spent += int(fools[0]) + 1 if len(fools) else len(images)
+        if len(fools) or spent >= _QUERIES:
+            raise _Enough(min(spent, _QUERIES))
+        return logits
+
+    return ask
+
+
+@cache
+def _twenty() -> tuple[Tensor, Tensor, Tensor]:
+    """Signs that the lesson does not show, and Square Attack's queries."""
+    model = load("signs-standard")
+    x, y = signs.render(24, seed=12_303)
+    correct = predict(model, x).argmax(1) == y
+    x, y = x[correct][:20], y[correct][:20]
+    found = square_with_queries(model, x, y, _EPS, queries=_QUERIES)
+    return x, y, torch.where(found.fooled, found.queries, _QUERIES)

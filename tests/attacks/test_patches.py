@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 import advlib
 from advlib.attacks import patches
+from advlib.attacks.adaptive import averaged
 from advlib.attacks.patches import (
     CAMERA,
     STICKER,
-    ThroughViews,
     View,
     apply_patch,
-    mean_log_loss,
     random_views,
     total_variation,
     train_patch,
@@ -94,8 +93,6 @@ def test_what_is_not_named_stays_still() -> None:
 def test_ranges_that_make_no_sense_are_refused(ranges) -> None:
     with pytest.raises(InputError):
         random_views(2, ranges)
-    with pytest.raises(InputError):
-        ThroughViews(nn.Identity(), ranges=ranges)
 
 
 # -- the camera ------------------------------------------------------------------------------
@@ -225,28 +222,20 @@ def test_total_variation_is_high_for_noise_and_zero_for_one_colour() -> None:
 # -- expectation over transformation ---------------------------------------------------------
 
 
-def test_through_views_is_the_mean_log_probability_over_the_views_it_draws() -> None:
-    model, x = reference.mlp(48), images(3, 4)
-    y = torch.tensor([0, 1, 2])
-    through = ThroughViews(model, 5, generator=torch.Generator().manual_seed(4))
-    loss = mean_log_loss(through(x), y)
-    view = random_views(15, CAMERA, generator=torch.Generator().manual_seed(4))
-    losses = nn.functional.cross_entropy(
-        model(transform(x.repeat(5, 1, 1, 1), view)), y.repeat(5), reduction="none"
-    )
-    torch.testing.assert_close(loss, losses.view(5, 3).mean(0))
-    assert not torch.equal(through(x), through(x))  # new views each time
-
-
-def test_its_gradient_is_unbiased() -> None:
+def test_the_mean_over_views_has_an_unbiased_gradient() -> None:
     model, x, y = reference.mlp(48).double(), images(1, 4).double(), torch.tensor([0])
 
     def gradient(views: int, seed: int) -> Tensor:
-        through = ThroughViews(model, views, generator=torch.Generator().manual_seed(seed))
-        return advlib.input_gradient(through, x, y, loss=mean_log_loss).grad
+        generator = torch.Generator().manual_seed(seed)
 
-    truth = gradient(4000, 0)
-    small = torch.stack([gradient(2, seed) for seed in range(1, 400)])
+        def seen(z: Tensor) -> Tensor:
+            view = random_views(views, generator=generator)
+            return model(transform(z.expand(views, -1, -1, -1), view)).log_softmax(1).mean(0)[None]
+
+        return advlib.input_gradient(averaged(seen, 2), x, y, loss=lambda z, y: -z[:, 0]).grad
+
+    truth = gradient(2000, 0)
+    small = torch.stack([gradient(1, seed) for seed in range(1, 400)])
     error = (small.mean(0) - truth).norm()
     spread = (small - truth).flatten(1).norm(dim=1).mean()
     assert error < 0.15 * spread
@@ -343,8 +332,6 @@ def test_what_cannot_be_used_is_refused() -> None:
         train_patch(model, x, 0, sticker={"place": (0, 1)})
     with pytest.raises(ModelOutputError, match="no gradient"):
         train_patch(lambda x: model(x).round().detach(), x, 0, steps=1)
-    with pytest.raises(ThreatError, match="views"):
-        ThroughViews(model, 0)
 
 
 def test_no_module_of_the_package_is_needed_to_print_one() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from advlib.gradients import margin
 from advlib.lessons import lesson_12
 
 
@@ -130,6 +131,71 @@ def test_mistakes_in_the_eot_loss_are_named(sentence: str) -> None:
 def test_mistakes_in_the_acceptance_are_named(sentence: str) -> None:
     verdict = lesson_12.accept(ACCEPT_MISTAKES[sentence])
     assert not verdict.ok and sentence in verdict.message
+
+
+# -- exercise 12.3 ---------------------------------------------------------------------------
+
+
+def cast_then_flips(ask, x, y, eps):
+    """One colour cast, then blocks of it are flipped, one query each."""
+    changed = torch.tensor((1.0, -1.0, 1.0)).view(1, 3, 1, 1).expand_as(x).clone()
+    generator = torch.Generator().manual_seed(0)
+    best = margin(ask((x + eps * changed).clamp(0, 1)), y)
+    for side in (16, 8):
+        across = 64 // side
+        for k in torch.randperm(3 * across**2, generator=generator).tolist():
+            colour, row, column = k % 3, side * (k // 3 // across), side * (k // 3 % across)
+            flipped = changed.clone()
+            flipped[:, colour, row : row + side, column : column + side] *= -1
+            value = margin(ask((x + eps * flipped).clamp(0, 1)), y)
+            if value >= best:
+                changed, best = flipped, value
+    return x
+
+
+def asks(change):
+    """Ask one changed image and give up."""
+
+    def answer(ask, x, y, eps):
+        ask(change(x, eps))
+        return x
+
+    return answer
+
+
+QUERY_MISTAKES = {
+    "returns nothing": lambda *a: ...,
+    "leave [0, 1]": asks(lambda x, eps: x + 2),
+    "by more than eps": asks(lambda x, eps: 1 - x),
+    "images of": asks(lambda x, eps: x[..., :32]),
+    "10 % fewer": asks(lambda x, eps: x),
+}
+
+
+@pytest.mark.parametrize("sentence", QUERY_MISTAKES)
+def test_mistakes_in_the_query_attack_are_named(sentence: str) -> None:
+    verdict = lesson_12.fewer_queries(QUERY_MISTAKES[sentence])
+    assert not verdict.ok and sentence in verdict.message
+
+
+def test_flipped_blocks_need_fewer_queries_than_square_attack() -> None:
+    verdict = lesson_12.fewer_queries(cast_then_flips)
+    assert verdict.ok, verdict
+
+
+def test_queries_are_counted_image_by_image_and_end_with_the_first_that_fools() -> None:
+    x, y, rival = lesson_12._twenty()
+    assert len(x) == 20 and int(rival.max()) == lesson_12._QUERIES > int(rival.min())
+    ask = lesson_12._counted(x[:1], y[:1])
+    for _ in range(3):
+        assert ask(x[:1].expand(33, -1, -1, -1)).argmax(1).eq(y[0]).all()
+    with pytest.raises(lesson_12._Enough) as enough:
+        ask(x[:1].expand(33, -1, -1, -1))
+    assert enough.value.args == (lesson_12._QUERIES,)
+    # The network with the sign's own label called wrong: the first image fools it.
+    with pytest.raises(lesson_12._Enough) as enough:
+        lesson_12._counted(x[:1], (y[:1] + 1) % 16)(x[:1].expand(5, -1, -1, -1))
+    assert enough.value.args == (1,)
 
 
 def test_an_error_in_the_answer_is_part_of_the_verdict() -> None:

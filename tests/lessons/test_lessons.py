@@ -15,9 +15,8 @@ from repository import LESSONS
 from advlib.models import efficientnet
 from advlib.models.minilm import PACKAGE as SENTENCE_ENCODER
 
-# The first shows photographs from its first cell on, the second compares networks on them, and the
-# third attacks words.
-WITHOUT = {"01": efficientnet.PACKAGE, "11": efficientnet.PACKAGE, "14": SENTENCE_ENCODER}
+# Two show photographs from the first cell on, one compares networks on them, one attacks words.
+WITHOUT = dict.fromkeys(("01", "11", "12"), efficientnet.PACKAGE) | {"14": SENTENCE_ENCODER}
 WITH_WEIGHTS = [path for path in LESSONS if path.stem[:2] in WITHOUT]
 MISSING = {
     efficientnet.PACKAGE: "The photograph network is not at hand, so this part stays empty.",
