@@ -75,11 +75,6 @@ def replace(
     value
         The new activations, of the shape that `record` returns for `layer`.
 
-    Returns
-    -------
-    Tensor
-        Logits, shape (n, classes), without gradient.
-
     References
     ----------
     Vig et al. 2020, "Investigating gender bias in language models using causal mediation
@@ -131,7 +126,7 @@ def largest(score: Tensor, k: int) -> Tensor:
 
 
 def along(change: Tensor, direction: Tensor) -> Tensor:
-    r"""The part of a change of activations that lies along one direction of the channels.
+    r"""The part of a change of activations, in its shape, along one direction of the channels.
 
     .. math:: \langle \Delta, u \rangle\, u \qquad u = v / \|v\|_2
 
@@ -142,11 +137,6 @@ def along(change: Tensor, direction: Tensor) -> Tensor:
     direction
         The direction :math:`v` of each image, shape (n, channels), of any length above zero. At
         every place of the maps it is the same.
-
-    Returns
-    -------
-    Tensor
-        The part, of the shape of `change`: a single number at each place, times the direction.
     """
     size = direction.norm(dim=-1, keepdim=True)
     if change.ndim < 2 or direction.shape != change.shape[:2] or not (size > 0).all():
@@ -214,11 +204,6 @@ def operator_norm(
         Iterations, >= 1. The value approaches the norm from below.
     device, dtype
         Where the map computes, and in what.
-
-    Returns
-    -------
-    float
-        The factor, >= 0.
 
     References
     ----------

@@ -135,11 +135,6 @@ def linearise(
     loss
         As for `advlib.fgsm`. The margin is linear in the logits; the cross-entropy is curved even
         for a linear model.
-
-    Returns
-    -------
-    Linearisation
-        ``predicted`` (n,) and ``actual`` (n,), in units of the loss.
     """
     loss = resolve_loss(loss)
     x, y = check_batch(model, x, y)

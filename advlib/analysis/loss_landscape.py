@@ -187,11 +187,6 @@ def loss_plane(
     points
         Points along each side, >= 1; an odd number has the image in the middle.
 
-    Returns
-    -------
-    Plane
-        ``sizes`` (points,), ``loss`` and ``label`` (points, points).
-
     References
     ----------
     Li, Xu, Taylor, Studer & Goldstein 2018, "Visualizing the loss landscape of neural nets" (there

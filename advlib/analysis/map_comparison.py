@@ -110,6 +110,7 @@ def matched_halves(
 
     The top ``2 * share`` pixels of `match` are taken in order, `group` neighbours at a time. The
     half of each group with the larger values of `by` goes to the first set, the rest to the second.
+    Both sets, ``more`` and ``less``, are booleans of shape (n, h, w).
 
     Parameters
     ----------
@@ -121,11 +122,6 @@ def matched_halves(
     group
         Even number >= 2. A large one sets the two apart in `by`, a small one keeps them alike in
         `match`.
-
-    Returns
-    -------
-    more, less : Tensor
-        Booleans, shape (n, h, w), as many in both.
     """
     _check_pair(match, by)
     if match.ndim != 3 or match.isnan().any() or by.isnan().any():
@@ -266,11 +262,6 @@ def permutation_test(
         How many times to draw, >= 1. The smallest p that can come out is ``1 / (1 + draws)``.
     generator
         Source of randomness. None: a new one with seed 0.
-
-    Returns
-    -------
-    PermutationTest
-        ``value``, ``null``, ``p``, and from them ``expected`` and ``effect``.
 
     Notes
     -----

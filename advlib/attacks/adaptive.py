@@ -38,11 +38,6 @@ def straight_through(forward: Map, backward: Map | None = None) -> Map:
         A differentiable stand-in of the same result's shape. None: the identity, where `forward`
         keeps the shape.
 
-    Returns
-    -------
-    Callable
-        From `x` to exactly ``forward(x)``, with the gradient of ``backward(x)``.
-
     References
     ----------
     Athalye, Carlini & Wagner 2018, "Obfuscated Gradients Give a False Sense of Security"; the
@@ -101,11 +96,6 @@ def averaged(model: Model, samples: int) -> Model:
         A classifier that draws at random in every call.
     samples
         How many draws, >= 1; the cost of an attack grows by this factor.
-
-    Returns
-    -------
-    Callable
-        From images to mean logits, shape (n, classes).
 
     References
     ----------

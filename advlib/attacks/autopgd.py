@@ -100,7 +100,7 @@ def apgd(
 
     restarts = check_steps("restarts", restarts)
     x, y = check_batch(model, x, y)
-    search = _Search.prepare(x, y, eps, norm, steps, generator, early_stop, batch_size)
+    search = _Search(x, y, eps, norm, steps, generator, early_stop, batch_size)
     with undisturbed(model, x.device):
         for restart in range(restarts):
             search.ascend(model, goal, search.y[:, None], random_start=restart > 0)
@@ -153,7 +153,7 @@ def apgd_over_classes(
         return ahead / _spread(logits) if loss == "dlr" else ahead, success
 
     x, y = check_batch(model, x, y)
-    search = _Search.prepare(x, y, eps, norm, steps, generator, early_stop, batch_size)
+    search = _Search(x, y, eps, norm, steps, generator, early_stop, batch_size)
     with undisturbed(model, x.device):
         order = _wrong_classes(model, search, classes)
         for target in order.unbind(1):
@@ -290,22 +290,11 @@ def _put_back(ball: Ball, moved: Tensor) -> Tensor:
     return ball.norm.confine(ball.x, moved - ball.x, ball.eps, settle=False)
 
 
-@dataclass
 class _Search:
     """The images, what the attacker may do with them, and the best points so far."""
 
-    ball: Ball
-    y: Tensor
-    steps: int
-    generator: torch.Generator
-    early_stop: bool
-    batch_size: int
-    best: Best
-    checked: bool = False
-
-    @classmethod
-    def prepare(
-        cls,
+    def __init__(
+        self,
         x: Tensor,
         y: Tensor,
         eps: float,
@@ -314,21 +303,14 @@ class _Search:
         generator: torch.Generator | None,
         early_stop: bool,
         batch_size: int | None,
-    ) -> "_Search":
-        """Check the settings; nothing is computed yet."""
-        steps = check_steps("steps", steps)
+    ) -> None:
+        self.steps, self.early_stop, self.checked = check_steps("steps", steps), early_stop, False
         width = None if batch_size is None else check_steps("batch_size", batch_size)
+        self.batch_size = width or max(len(x), 1)
+        self.generator = generator or torch.Generator(x.device).manual_seed(0)
         with torch.inference_mode(False), torch.no_grad():
-            ball = Ball(x.clone(), eps, norm)
-            return cls(
-                ball=ball,
-                y=y.clone(),
-                steps=steps,
-                generator=generator or torch.Generator(x.device).manual_seed(0),
-                early_stop=early_stop,
-                batch_size=width or max(len(x), 1),
-                best=Best(ball.x),
-            )
+            self.ball, self.y = Ball(x.clone(), eps, norm), y.clone()
+            self.best = Best(self.ball.x)
 
     def ascend(self, model: Model, goal: Goal, classes: Tensor, *, random_start: bool) -> None:
         """One run over all images that are not fooled, each from its own start."""

@@ -32,7 +32,7 @@ def fast_fgsm(
     Parameters
     ----------
     model, x, y, eps
-        As for `advlib.fgsm`, in the L-infinity norm.
+        As for `advlib.fgsm`, in the L-infinity norm, and so is the result.
     start, step
         Reach :math:`k` of the random start and length :math:`\alpha` of the step, both in units of
         `eps`. Wong et al. take 1 and 1.25, de Jorge et al. 2 and 1.
@@ -42,11 +42,6 @@ def fast_fgsm(
     generator
         As for `advlib.pgd`. Training passes one generator to all calls; None draws the same start
         in every call.
-
-    Returns
-    -------
-    Tensor
-        As for `advlib.fgsm`.
 
     References
     ----------

@@ -48,7 +48,7 @@ def momentum(
     model
         The surrogate.
     x, y, eps, targeted, loss
-        As for `advlib.pgd`, with `eps` in the L-infinity norm.
+        As for `advlib.pgd`, with `eps` in the L-infinity norm, and so is the result.
     steps
         Gradient steps, >= 1.
     step_size
@@ -60,11 +60,6 @@ def momentum(
         et al. 2019.
     generator
         For `transform`. None: a new one with seed 0.
-
-    Returns
-    -------
-    Tensor
-        Adversarial images, shape, dtype and device of `x`.
 
     References
     ----------

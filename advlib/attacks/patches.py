@@ -271,14 +271,22 @@ def train_patch(
     _check_ranges(sticker)
     _check_ranges(camera)
     generator = generator or torch.Generator().manual_seed(0)
-    recipe = _Recipe(target, batch_size, smoothness, sticker, camera, generator)
+
+    def views(ranges: Mapping[str, Range]) -> View:
+        return random_views(batch_size, ranges, generator=generator, device=x.device)
+
     with undisturbed(model, x.device):
         x = x.clone()
         start = torch.rand(x.shape[1], size, size, generator=generator, device=generator.device)
         patch = (ink[0] + (ink[1] - ink[0]) * start).to(x).requires_grad_()
         adam = torch.optim.Adam([patch], lr=learning_rate)
         for step in range(1, steps + 1):
-            loss = _sampled_loss(model, x, patch, recipe)
+            which = torch.randint(
+                len(x), (batch_size,), generator=generator, device=generator.device
+            )
+            scene = apply_patch(x[which.to(x.device)], patch, views(sticker))
+            seen = transform(scene, views(camera))
+            loss = _log_loss(model, seen, target) + smoothness * total_variation(patch)
             (patch.grad,) = torch.autograd.grad(loss, patch)
             check_finite(patch.grad.isfinite().all())
             adam.step()
@@ -289,28 +297,10 @@ def train_patch(
     return patch.detach()
 
 
-class _Recipe(NamedTuple):
-    """What a step of `train_patch` draws and wants."""
-
-    target: int
-    batch_size: int
-    smoothness: float
-    sticker: Mapping[str, Range]
-    camera: Mapping[str, Range]
-    generator: torch.Generator
-
-    def views(self, ranges: Mapping[str, Range], like: Tensor) -> View:
-        return random_views(self.batch_size, ranges, generator=self.generator, device=like.device)
-
-
-def _sampled_loss(model: Model, x: Tensor, patch: Tensor, recipe: _Recipe) -> Tensor:
-    """The loss of a patch on images, in places and in views that are drawn at random."""
-    size, source = (recipe.batch_size,), recipe.generator
-    which = torch.randint(len(x), size, generator=source, device=source.device)
-    scene = apply_patch(x[which.to(x.device)], patch, recipe.views(recipe.sticker, x))
-    seen = transform(scene, recipe.views(recipe.camera, x))
+def _log_loss(model: Model, seen: Tensor, target: int) -> Tensor:
+    """Mean cross-entropy of `target` on images as seen, which a gradient has to reach."""
     logits = model(seen)
-    y = torch.full((recipe.batch_size,), recipe.target, device=x.device)
+    y = torch.full((len(seen),), target, device=seen.device)
     check_logits(logits, seen, y)
     if not logits.requires_grad:
         raise ModelOutputError(
@@ -318,7 +308,7 @@ def _sampled_loss(model: Model, x: Tensor, patch: Tensor, recipe: _Recipe) -> Te
             "detach, numpy, argmax). Train the patch on a differentiable stand-in."
         )
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return cross_entropy(logits, y).mean() + recipe.smoothness * total_variation(patch)
+    return cross_entropy(logits, y).mean()
 
 
 def _check_printing(size: int, learning_rate: float, smoothness: float, ink: Range) -> None:

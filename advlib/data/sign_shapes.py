@@ -328,29 +328,34 @@ def _american_pedestrian_crossing() -> list[Layer]:
 # -- drawing ---------------------------------------------------------------------------------------
 
 
+_FACES: dict[str, tuple[Callable[..., list[Layer]], ...]] = {
+    "vienna": (
+        _stop,
+        _speed_limit,
+        _yield,
+        _no_entry,
+        _priority_road,
+        _keep_right,
+        _roundabout,
+        _pedestrian_crossing,
+    ),
+    "american": (
+        _american_stop,
+        _american_speed_limit,
+        _american_yield,
+        _american_no_entry,
+        _american_priority_road,
+        _american_keep_right,
+        _american_roundabout,
+        _american_pedestrian_crossing,
+    ),
+}
+
+
 def faces(style: str = "vienna") -> list[list[Layer]]:
     """The layers of each class, in the order of `CLASS_NAMES`, in one of the `STYLES`."""
-    if style == "american":
-        stop, limit = _american_stop(), _american_speed_limit
-        others = [
-            _american_yield(),
-            _american_no_entry(),
-            _american_priority_road(),
-            _american_keep_right(),
-            _american_roundabout(),
-            _american_pedestrian_crossing(),
-        ]
-    else:
-        stop, limit = _stop(), _speed_limit
-        others = [
-            _yield(),
-            _no_entry(),
-            _priority_road(),
-            _keep_right(),
-            _roundabout(),
-            _pedestrian_crossing(),
-        ]
-    return [stop, *map(limit, SPEED_LIMITS), *others]
+    stop, limit, *others = _FACES[style]
+    return [stop(), *map(limit, SPEED_LIMITS), *(face() for face in others)]
 
 
 def draw_face(layers: Sequence[Layer], size: int) -> Tensor:

@@ -71,11 +71,6 @@ def accelerated(
         remain. None: the model's own. Whether CUDA rounds convolutions to TF32 is decided by
         torch's own switch, for the copy as for the model.
 
-    Returns
-    -------
-    nn.Module
-        To be used in place of `model` in any attack.
-
     Warns
     -----
     UserWarning

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Answer = Callable[..., Any]
 """The reader's function."""
@@ -81,6 +81,23 @@ def expect_untouched(x: Tensor, before: Tensor) -> None:
     """Raise the `Mistake` of a function that changed its argument `x`, which was `before`."""
     if not x.equal(before):
         raise Mistake("your function changes x itself. Make a new tensor: no += and no in-place _.")
+
+
+class Counted(nn.Module):
+    """A network that counts the images it is given: with a gradient recorded, and without."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.gradients, self.looks = model, 0, 0
+        self.train(model.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The network's logits."""
+        if x.requires_grad and torch.is_grad_enabled():
+            self.gradients += len(x)
+        else:
+            self.looks += len(x)
+        return self.model(x)
 
 
 def close(given: Any, expected: Any, *, rtol: float = 0.0, atol: float = 1e-6) -> bool:

@@ -9,7 +9,7 @@ from advlib import gradients, threats
 from advlib.attacks.pgd import pgd
 from advlib.data import signs
 from advlib.evaluation import predict
-from advlib.lessons import Answer, Mistake, check, expect_tensor, expect_untouched
+from advlib.lessons import Answer, Counted, Mistake, check, expect_tensor, expect_untouched
 from advlib.models import load
 
 
@@ -205,21 +205,16 @@ def ten_gradients(answer: Answer) -> str:
     ``answer(model, x, y, eps)`` returns `x_adv`, shape of `x`, inside the :math:`\ell_\infty` ball.
     """
     network, x, y, rival = _fresh_signs()
-    before, calls = x.clone(), {True: 0, False: 0}
-
-    def model(x: Tensor) -> Tensor:
-        calls[x.requires_grad and torch.is_grad_enabled()] += len(x)
-        return network(x)
-
+    before, model = x.clone(), Counted(network)
     given = expect_tensor(answer(model, x, y, _SIGN_EPS), x.shape, "images").detach()
     expect_untouched(x, before)
-    if calls[True] > 10 * len(x):
+    if model.gradients > 10 * len(x):
         raise Mistake(
-            f"you compute {calls[True] / len(x):.1f} gradients for each image; ten are allowed."
+            f"you compute {model.gradients / len(x):.1f} gradients for each image; ten are allowed."
         )
-    if calls[False] > 10 * len(x):
+    if model.looks > 10 * len(x):
         raise Mistake(
-            f"you call the model {calls[False] / len(x):.1f} times without a gradient; ten calls "
+            f"you call the model {model.looks / len(x):.1f} times without a gradient; ten calls "
             "are free. With more of them it is a search, not ten gradients."
         )
     far = float((given - x).abs().max())

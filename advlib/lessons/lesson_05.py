@@ -12,6 +12,7 @@ from advlib.evaluation import predict
 from advlib.gradients import input_gradient
 from advlib.lessons import (
     Answer,
+    Counted,
     Mistake,
     check,
     close,
@@ -158,18 +159,13 @@ def budget_forecast(answer: Answer) -> str:
     linearisation does, even when that is multiplied by the constant that suits it best.
     """
     network, drawn, y, needed = _needed()
-    before, x, calls = drawn, drawn.clone(), {True: 0, False: 0}
-
-    def model(x: Tensor) -> Tensor:
-        calls[x.requires_grad and torch.is_grad_enabled()] += len(x)
-        return network(x)
-
+    before, x, model = drawn, drawn.clone(), Counted(network)
     given = expect_tensor(answer(model, x, y), (len(x),), "budgets").detach()
     expect_untouched(x, before)
-    for kind, what in ((True, "gradients"), (False, "calls without a gradient")):
-        if calls[kind] > 4 * len(x):
+    for count, what in ((model.gradients, "gradients"), (model.looks, "calls without a gradient")):
+        if count > 4 * len(x):
             raise Mistake(
-                f"you use {calls[kind] / len(x):.1f} {what} for each image; four are allowed. With "
+                f"you use {count / len(x):.1f} {what} for each image; four are allowed. With "
                 "more it is an attack, not a forecast."
             )
     if not (given > 0).all():

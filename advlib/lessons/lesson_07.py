@@ -13,6 +13,7 @@ from advlib.evaluation import predict
 from advlib.gradients import input_gradient
 from advlib.lessons import (
     Answer,
+    Counted,
     Mistake,
     check,
     close,
@@ -194,12 +195,7 @@ def pixel_choice(answer: Answer) -> str:
     each image. PGD may then change these pixels by at most 4/255.
     """
     network, x, y, steepest = _to_choose()
-    given, calls = x.clone(), {True: 0, False: 0}
-
-    def model(images: Tensor) -> Tensor:
-        calls[images.requires_grad and torch.is_grad_enabled()] += len(images)
-        return network(images)
-
+    given, model = x.clone(), Counted(network)
     chosen = expect_tensor(answer(model, given, y), (len(x), *x.shape[2:]), "pixels").detach()
     expect_untouched(given, x)
     if chosen.dtype != torch.bool:
@@ -210,11 +206,10 @@ def pixel_choice(answer: Answer) -> str:
             f"you choose {int(counts.min())} to {int(counts.max())} pixels of a sign; {PIXELS} of "
             "each are expected. top_pixels(values, 0.05) marks them, image by image."
         )
-    for kind, what in ((True, "gradients"), (False, "calls without a gradient")):
-        if calls[kind] > GRADIENTS * len(x):
+    for count, what in ((model.gradients, "gradients"), (model.looks, "calls without a gradient")):
+        if count > GRADIENTS * len(x):
             raise Mistake(
-                f"you use {calls[kind] / len(x):.1f} {what} for each image; {GRADIENTS} are "
-                "allowed."
+                f"you use {count / len(x):.1f} {what} for each image; {GRADIENTS} are allowed."
             )
     yours, theirs = (_flipped(network, x, y, pixels) for pixels in (chosen, steepest))
     if yours <= theirs:

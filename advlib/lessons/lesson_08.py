@@ -9,7 +9,15 @@ from advlib.analysis.relabelling import relabelled
 from advlib.attacks import pgd
 from advlib.data import signs
 from advlib.evaluation import predict
-from advlib.lessons import Answer, Mistake, check, expect_answer, expect_tensor, expect_untouched
+from advlib.lessons import (
+    Answer,
+    Counted,
+    Mistake,
+    check,
+    expect_answer,
+    expect_tensor,
+    expect_untouched,
+)
 from advlib.models.shipped import load
 from advlib.threats import norm
 
@@ -185,22 +193,14 @@ def bug(answer: Answer) -> str:
     ``answer(model, other, x, target, eps)`` returns `x_adv`, shape of `x`, within `eps` in l2.
     """
     networks, before, target, rival = _signs_for_bugs()
-    x, calls = before.clone(), {True: 0, False: 0}
-
-    def counted(network: nn.Module) -> nn.Module:
-        class Counted(nn.Module):
-            def forward(self, x: Tensor) -> Tensor:
-                calls[x.requires_grad and torch.is_grad_enabled()] += len(x)
-                return network(x)
-
-        return Counted().eval()
-
-    given = answer(counted(networks[0]), counted(networks[1]), x, target.clone(), _SIGN_EPS)
+    x, two = before.clone(), [Counted(network) for network in networks[:2]]
+    given = answer(*two, x, target.clone(), _SIGN_EPS)
     given = expect_tensor(given, x.shape, "images").detach()
     expect_untouched(x, before)
-    if calls[True] > 40 * len(x):
+    gradients = sum(network.gradients for network in two)
+    if gradients > 40 * len(x):
         raise Mistake(
-            f"you compute {calls[True] / len(x):.0f} gradients for each image; 20 of each network "
+            f"you compute {gradients / len(x):.0f} gradients for each image; 20 of each network "
             "are allowed."
         )
     if given.min() < 0 or given.max() > 1:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from advlib.attacks import pgd
 from advlib.attacks.momentum import ensemble
@@ -16,6 +16,7 @@ from advlib.evaluation import predict
 from advlib.gradients import margin
 from advlib.lessons import (
     Answer,
+    Counted,
     Mistake,
     check,
     close,
@@ -190,8 +191,7 @@ def fool_a_stranger(answer: Answer) -> str:
     has to be ahead of PGD on the three surrogates together, and of the cast that they like least.
     """
     x, y, rivals = _rivals()
-    calls = [0] * len(_OWNED)
-    surrogates = [_counted(load(name), calls, place) for place, name in enumerate(_OWNED)]
+    surrogates = [Counted(load(name)) for name in _OWNED]
     given = expect_tensor(answer(surrogates, x.clone(), y, _BUDGET), tuple(x.shape), "images")
     given = given.detach()
     if not given.isfinite().all() or given.min() < 0 or given.max() > 1:
@@ -201,9 +201,10 @@ def fool_a_stranger(answer: Answer) -> str:
             f"a pixel value changes by {255 * float((given - x).abs().max()):.1f}/255; "
             "eps is 8/255. Clamp the change to -eps..eps."
         )
-    if max(calls) > _GRADIENTS * len(x):
+    most = max(surrogate.gradients for surrogate in surrogates)
+    if most > _GRADIENTS * len(x):
         raise Mistake(
-            f"you use {max(calls) / len(x):.0f} gradients of one network for each image; "
+            f"you use {most / len(x):.0f} gradients of one network for each image; "
             f"{_GRADIENTS} are allowed."
         )
     yours = _strangers_fooled(given, x, y)
@@ -215,17 +216,6 @@ def fool_a_stranger(answer: Answer) -> str:
         )
     told = " and ".join(f"{name} on {share:.0%}" for name, share in rivals.items())
     return f"you fool the strangers on {yours:.0%} of the signs, {told}."
-
-
-def _counted(network: nn.Module, calls: list[int], place: int) -> nn.Module:
-    """The network; `calls` counts the images that it sees while gradients are recorded."""
-
-    def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if inputs[0].requires_grad and torch.is_grad_enabled():
-            calls[place] += len(inputs[0])
-
-    network.register_forward_pre_hook(count)
-    return network
 
 
 def _strangers_fooled(x_adv: Tensor, x: Tensor, y: Tensor) -> float:

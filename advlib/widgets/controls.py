@@ -54,10 +54,6 @@ def slider(
         slider offers every value and computes the others on demand.
     initial : optional
         The value at the start; by default the first stored one.
-
-    Returns
-    -------
-    Control
     """
     write = format.format if isinstance(format, str) else format
     values = tuple(values)

@@ -74,11 +74,6 @@ class Guess(PageWidget):
             One of the question's options, or a number in the question's unit.
         explanation : str
             The reason, shown with the answer. Backticks set code, asterisks *stress*.
-
-        Returns
-        -------
-        Reveal
-            Shown where it ends a cell.
         """
         data = {**self.data, "answer": _answer(self.data, answer), "explanation": explanation}
         shown = Reveal(kind="reveal", data=data, guess=self.guess)

@@ -45,11 +45,6 @@ def single(prompt: str, options: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         The question.
     options : sequence
         Two or more, made by `right` and `wrong`. They are shown shuffled, always in the same order.
-
-    Returns
-    -------
-    dict
-        For `quiz`.
     """
     return _choices("single", prompt, options)
 
@@ -87,11 +82,6 @@ def numeric(
         Shown with a wrong answer that is not in `mistakes`.
     mistakes : mapping of float to str, optional
         What an expected wrong number means: ``{8.0: "That is in 255ths; divide by 255."}``.
-
-    Returns
-    -------
-    dict
-        For `quiz`.
     """
     mistakes = dict(mistakes or {})
     if not all(map(math.isfinite, (answer, tolerance, *mistakes))) or tolerance < 0:
@@ -120,11 +110,6 @@ def quiz(questions: Sequence[dict[str, Any]], *, title: str = "Check yourself") 
         Made by `single`, `multiple` and `numeric`.
     title : str
         Heading of the quiz.
-
-    Returns
-    -------
-    Quiz
-        Shown where it ends a cell.
     """
     questions = list(questions)
     if not questions or not all(isinstance(item, dict) and "kind" in item for item in questions):

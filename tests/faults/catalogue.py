@@ -281,7 +281,7 @@ AUTOPGD = [
     ("the class itself is a target", "wrong = logits.scatter(1, search.y[:, None], -torch.inf)", "wrong = logits"),
     ("every start is random", "random_start=restart > 0", "random_start=True"),
     ("no start is random", "random_start=restart > 0", "random_start=False"),
-    ("the generator is ignored", "generator=generator or torch.Generator(x.device).manual_seed(0)", "generator=torch.Generator(x.device).manual_seed(0)"),
+    ("the generator is ignored", "generator = generator or torch.Generator(x.device).manual_seed(0)", "generator = torch.Generator(x.device).manual_seed(0)"),
     ("fooled images stay in the pool", "leave = ended | fooled if self.early_stop else ended", "leave = ended"),
     ("one step too few", "ended = pool.t == self.steps", "ended = pool.t == self.steps - 1"),
     ("the classes are those of the first rows", "classes[pool.row], ended)", "classes[: len(pool.row)], ended)"),
