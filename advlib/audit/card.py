@@ -142,13 +142,13 @@ def _image(x: Tensor, words: str) -> str:
     return f'<img alt="{escape(words)}" src="data:image/png;base64,{data}">'
 
 
-def _table(heads: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+def _table(heads: Sequence[object], rows: Iterable[Iterable[object]]) -> str:
     head = "".join(f'<th scope="col">{escape(str(cell))}</th>' for cell in heads)
     lines = ["".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in rows]
     text = "".join(f"<tr>{line}</tr>" for line in lines)
     # Tables scroll by themselves where they are wider than a phone, with the keyboard too.
     return (
-        '<div class="wide" tabindex="0" role="region" aria-label="table"><table>'
+        f'<div class="wide" tabindex="0" role="region" aria-label="by {heads[0]}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{text}</tbody></table></div>"
     )
 

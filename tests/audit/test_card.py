@@ -77,6 +77,8 @@ def test_the_page_says_what_the_audit_found_and_fetches_nothing() -> None:
     ):
         assert words in page.text, words
     assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+    regions = [kind["aria-label"] for _, kind in page.tags if kind.get("role") == "region"]
+    assert regions == ["by attack", "by class", "by setting"]  # a screen reader tells them apart
     assert "light-dark(" in page.text and "@media print" in page.text
     assert ("html", {"lang": "en", "style": "color-scheme: light dark"}) in page.tags
     assert result._repr_html_() in result.html()
