@@ -93,7 +93,7 @@ REPORTS := build/reports
 test: $(READY)  ## build the book and run every test
 	@$(BIN)/python $(SYSTEM) npm chromium firefox
 	@rm -rf $(REPORTS) && mkdir -p $(REPORTS)
-	@$(MAKE) --no-print-directory book > $(REPORTS)/book.log 2>&1 & building=$$!; \
+	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory book > $(REPORTS)/book.log 2>&1 & building=$$!; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest notebooks tests --ignore=tests/pages --ignore=tests/book \
 	  -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(NBVAL) --junitxml=$(REPORTS)/package.xml; first=$$?; \
 	wait $$building || { cat $(REPORTS)/book.log; exit 1; }; tail -n 1 $(REPORTS)/book.log; \
