@@ -20,7 +20,7 @@ RENEW = "run `python book/_tools/lists.py`"
 
 
 def words(html) -> str:
-    text = html.get_text("").translate(str.maketrans("’“”", '\'""'))  # the page sets quotes
+    text = html.get_text("").translate(str.maketrans("‘’“”", "''\"\""))  # the page sets quotes
     return " ".join(text.split())
 
 
