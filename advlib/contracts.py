@@ -76,6 +76,12 @@ def check_images(x: Tensor) -> Tensor:
     x
         Images, shape (n, c, h, w), floating point, pixels in [0, 1]. Rows of features,
         shape (n, d), are accepted as well.
+
+    Raises
+    ------
+    PixelError
+        Not a tensor, not floating point, no batch dimension, NaN or infinite values, or pixels
+        outside [0, 1] by more than 1e-6.
     """
     if not isinstance(x, Tensor):
         loader = isinstance(x, torch.utils.data.DataLoader)
@@ -121,6 +127,13 @@ def check_labels(y: Tensor, x: Tensor) -> Tensor:
         Classes, shape (n,), integer, >= 0: the true ones, or the targets.
     x
         The images they belong to.
+
+    Raises
+    ------
+    LabelError
+        Not integers, not one per image, or negative.
+    DeviceError
+        `y` and `x` on different devices.
     """
     if not isinstance(y, Tensor):
         raise LabelError(
@@ -220,6 +233,14 @@ def check_where(where: Tensor | None, x: Tensor) -> Tensor | None:
         ``(n, 1, h, w)`` is one region per image for all channels. None: all may change.
     x
         Images, shape (n, c, h, w) or (n, d).
+
+    Raises
+    ------
+    ThreatError
+        Not a tensor, values other than 0 and 1, or a shape that does not broadcast, or that
+        could be meant in two ways.
+    DeviceError
+        `where` and `x` on different devices.
     """
     if where is None:
         return None
@@ -282,7 +303,15 @@ def check_step_size(value: float) -> float:
 
 
 def check_logits(logits: Tensor, x: Tensor, y: Tensor | None = None) -> None:
-    """Raise unless `logits` has one row per image, a column for every label, and no NaN."""
+    """Raise unless `logits` has one row per image, a column for every label, and no NaN.
+
+    Raises
+    ------
+    ModelOutputError
+        The model returned something else than finite logits of shape (n, classes).
+    LabelError
+        A label has no logit.
+    """
     expected = f"logits of shape ({len(x)}, classes) are expected"
     if not isinstance(logits, Tensor):
         raise ModelOutputError(
@@ -334,7 +363,13 @@ def are_probabilities(logits: Tensor) -> bool:
 
 
 def forward(model: Model, x: Tensor) -> Tensor:
-    """``model(x)``; where torch only says which layer failed, a `PixelError` says what is wrong."""
+    """``model(x)``; where torch would only say which layer failed, what is wrong with `x`.
+
+    Raises
+    ------
+    PixelError
+        Another dtype than the weights have, or another number of channels.
+    """
     try:
         return model(x)
     except RuntimeError as error:

@@ -1,8 +1,4 @@
-"""The errors of `advlib`: each says what was given, what is expected and how to mend it.
-
-Any function raises one of them for an argument that it cannot use, or for what the model makes of
-it, and leaves everything as it was.
-"""
+"""The errors of `advlib`: each says what was given, what is expected and how to mend it."""
 
 
 class AdvlibError(Exception):

@@ -33,13 +33,20 @@ def record(
         As for `advlib.evaluation.predict`; `model` is a module, and `x` holds at least one image.
     layers
         Names from ``model.named_modules()``, with ``".input"`` at the end for the input of a
-        layer: ``["blocks.3", "head.input", "head"]``. The model uses each exactly once a batch.
+        layer: ``["blocks.3", "head.input", "head"]``.
 
     Returns
     -------
     dict
         The activations of each name, shape (n, channels, ...), copied and without gradient:
         nothing that the network does later in place can change them.
+
+    Raises
+    ------
+    PixelError, DeviceError, ThreatError, ModelOutputError
+        As for `advlib.evaluation.predict`.
+    InputError
+        No image, or a layer that does not exist, is not used exactly once, or holds no tensor.
 
     Examples
     --------
@@ -74,6 +81,16 @@ def replace(
         A name as for `record`.
     value
         The new activations, of the shape that `record` returns for `layer`.
+
+    Returns
+    -------
+    Tensor
+        Logits, shape (n, classes), without gradient.
+
+    Raises
+    ------
+    PixelError, DeviceError, ThreatError, ModelOutputError, InputError
+        As for `record`; also if `value` differs from the layer's own in shape, dtype or device.
 
     References
     ----------
@@ -126,7 +143,7 @@ def largest(score: Tensor, k: int) -> Tensor:
 
 
 def along(change: Tensor, direction: Tensor) -> Tensor:
-    r"""The part of a change of activations, in its shape, along one direction of the channels.
+    r"""The part of a change of activations that lies along one direction of the channels.
 
     .. math:: \langle \Delta, u \rangle\, u \qquad u = v / \|v\|_2
 
@@ -137,6 +154,16 @@ def along(change: Tensor, direction: Tensor) -> Tensor:
     direction
         The direction :math:`v` of each image, shape (n, channels), of any length above zero. At
         every place of the maps it is the same.
+
+    Returns
+    -------
+    Tensor
+        The part, of the shape of `change`: a single number at each place, times the direction.
+
+    Raises
+    ------
+    InputError
+        Other shapes, or a direction of length zero.
     """
     size = direction.norm(dim=-1, keepdim=True)
     if change.ndim < 2 or direction.shape != change.shape[:2] or not (size > 0).all():
@@ -197,13 +224,23 @@ def operator_norm(
     ----------
     affine
         The map on a batch of one, for instance a convolution followed by a batch norm in eval
-        mode. One that fails :math:`f(v) + f(-v) = 2 f(0)` is refused.
+        mode.
     shape
         Shape of one input without the batch dimension; the norm depends on it through the padding.
     steps
         Iterations, >= 1. The value approaches the norm from below.
     device, dtype
         Where the map computes, and in what.
+
+    Returns
+    -------
+    float
+        The factor, >= 0.
+
+    Raises
+    ------
+    InputError, ThreatError
+        The map fails :math:`f(v) + f(-v) = 2 f(0)`, so it is not affine; `steps` is below 1.
 
     References
     ----------

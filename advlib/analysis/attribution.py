@@ -75,6 +75,11 @@ def saliency(model: Model, x: Tensor, y: Tensor, *, score: str | Loss = "lead") 
     Tensor
         Shape of `x`, >= 0, in units of the score per unit of pixel.
 
+    Raises
+    ------
+    PixelError, LabelError, DeviceError, InputError, ModelOutputError
+        An argument, or what the model makes of it, cannot be used; nothing was changed.
+
     References
     ----------
     Simonyan, Vedaldi & Zisserman 2014, "Deep inside convolutional networks", section 3.
@@ -114,6 +119,11 @@ def integrated_gradients(
     Tensor
         Shape of `x`, in units of the score; positive where a pixel value supports `y`. The sum
         over an image is ``F(x) - F(baseline)`` up to the error of the midpoint rule.
+
+    Raises
+    ------
+    PixelError, LabelError, DeviceError, InputError, ThreatError, ModelOutputError
+        As for `saliency`.
 
     References
     ----------
@@ -166,6 +176,11 @@ def occlusion(
     -------
     Tensor
         Shape (n, h, w), in units of the score: the mean over all windows that cover a pixel.
+
+    Raises
+    ------
+    PixelError, LabelError, DeviceError, InputError, ThreatError, ModelOutputError
+        As for `saliency`.
 
     References
     ----------

@@ -40,9 +40,19 @@ def hessian_products(
     model, x, y, loss, batch_size
         As for `advlib.analysis.loss_landscape.loss_along`. Nothing is clipped.
     v
-        k directions for each image, shape (n, k, c, h, w), which is also that of the result.
+        k directions for each image, shape (n, k, c, h, w).
     h
         Step, in multiples of `v`, > 0.
+
+    Returns
+    -------
+    Tensor
+        Shape of `v`.
+
+    Raises
+    ------
+    PixelError, LabelError, DeviceError, InputError, ThreatError, ModelOutputError
+        As for `advlib.analysis.loss_landscape.loss_along`.
     """
     x, y = check_batch(model, x, y)
     loss, batch_size = resolve_loss(loss), check_steps("batch_size", batch_size)
@@ -102,6 +112,16 @@ def most_curved(
         How often to multiply, >= 1. Directions whose curvatures are nearly equal take longest.
     generator
         As for `advlib.analysis.loss_landscape.random_directions`, which gives the first directions.
+
+    Returns
+    -------
+    Curved
+        ``curvatures`` (n, count) and ``directions`` (n, count, c, h, w).
+
+    Raises
+    ------
+    PixelError, LabelError, DeviceError, InputError, ThreatError, ModelOutputError
+        As for `hessian_products`.
 
     References
     ----------

@@ -34,6 +34,11 @@ def least_budget(
     Tensor
         Shape (n,), float64, on the CPU: one of `budgets`, 0 where the image is misclassified as it
         is, infinity where no budget is enough.
+
+    Raises
+    ------
+    InputError
+        `budgets` is empty or does not ascend from above 0; what `advlib.fgsm` refuses.
     """
     steps = [0.0, *budgets]
     if len(steps) == 1 or any(not one < two for one, two in zip(steps, steps[1:], strict=False)):

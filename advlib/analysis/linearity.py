@@ -64,6 +64,11 @@ def worst_margin(
         Shape (n,). Positive: no perturbation within `eps` changes the prediction. Negative: one
         does.
 
+    Raises
+    ------
+    PixelError, LabelError, ThreatError, InputError
+        An argument cannot be used.
+
     References
     ----------
     Goodfellow, Shlens & Szegedy 2015, sections 3 and 5; Kolter & Madry 2018, "Adversarial
@@ -135,6 +140,16 @@ def linearise(
     loss
         As for `advlib.fgsm`. The margin is linear in the logits; the cross-entropy is curved even
         for a linear model.
+
+    Returns
+    -------
+    Linearisation
+        ``predicted`` (n,) and ``actual`` (n,), in units of the loss.
+
+    Raises
+    ------
+    PixelError, LabelError, DeviceError, ThreatError, ModelOutputError, InputError
+        An argument, or what the model makes of it, cannot be used.
     """
     loss = resolve_loss(loss)
     x, y = check_batch(model, x, y)
@@ -185,6 +200,11 @@ def linearity_error(
     Tensor
         Shape (n,), >= 0. At ``eps=0``, and relative to a gradient that is 0, it is 0 where the
         error is 0.
+
+    Raises
+    ------
+    PixelError, LabelError, DeviceError, ThreatError, ModelOutputError
+        As for `advlib.pgd`.
 
     References
     ----------
@@ -242,6 +262,11 @@ def gradient_alignment(
     -------
     Tensor
         Shape (n,), in [-1, 1]; 0 where one of the two gradients is 0.
+
+    Raises
+    ------
+    PixelError, LabelError, DeviceError, ThreatError, ModelOutputError
+        As for `advlib.pgd`.
 
     References
     ----------

@@ -83,6 +83,11 @@ def finite_differences(
     Tensor
         Shape (n, k), on the device of `x`, in its dtype (float32 for half precision).
 
+    Raises
+    ------
+    PixelError, LabelError, DeviceError, InputError, ThreatError, ModelOutputError
+        An argument, or what the model makes of it, cannot be used; nothing was changed.
+
     References
     ----------
     Press, Teukolsky, Vetterling & Flannery 2007, Numerical Recipes, section 5.7.
@@ -135,6 +140,11 @@ def loss_along(
     -------
     Tensor
         Losses, shape (n, k), on the device of `x`.
+
+    Raises
+    ------
+    PixelError, LabelError, DeviceError, InputError, ThreatError, ModelOutputError
+        As for `finite_differences`.
     """
     x, y = check_batch(model, x, y)
     direction = _check_direction("direction", direction, x)
@@ -186,6 +196,16 @@ def loss_plane(
         The square reaches from ``-extent`` to ``+extent`` times `u` and `v`, > 0.
     points
         Points along each side, >= 1; an odd number has the image in the middle.
+
+    Returns
+    -------
+    Plane
+        ``sizes`` (points,), ``loss`` and ``label`` (points, points).
+
+    Raises
+    ------
+    PixelError, LabelError, DeviceError, InputError, ThreatError, ModelOutputError
+        As for `finite_differences`.
 
     References
     ----------
@@ -279,6 +299,11 @@ def boundary_distance(
         Shape (n,), dtype and device of `x`. The image is misclassified at each finite distance: 0
         where it is misclassified to begin with, infinity where it is classified correctly at every
         size tried up to `limit`.
+
+    Raises
+    ------
+    PixelError, LabelError, DeviceError, InputError, ThreatError, ModelOutputError
+        As for `finite_differences`.
     """
     x, y = check_batch(model, x, y)
     direction = _check_direction("direction", direction, x)

@@ -59,6 +59,11 @@ def top_pixels(maps: Tensor, share: float) -> Tensor:
     -------
     Tensor
         Booleans, shape (n, h, w). Among equal values those that come first are taken.
+
+    Raises
+    ------
+    InputError
+        Another shape, NaN, or a share outside [0, 1].
     """
     if maps.ndim != 3 or maps.shape[1:].numel() == 0:
         raise InputError(
@@ -110,7 +115,6 @@ def matched_halves(
 
     The top ``2 * share`` pixels of `match` are taken in order, `group` neighbours at a time. The
     half of each group with the larger values of `by` goes to the first set, the rest to the second.
-    Both sets, ``more`` and ``less``, are booleans of shape (n, h, w).
 
     Parameters
     ----------
@@ -122,6 +126,16 @@ def matched_halves(
     group
         Even number >= 2. A large one sets the two apart in `by`, a small one keeps them alike in
         `match`.
+
+    Returns
+    -------
+    more, less : Tensor
+        Booleans, shape (n, h, w), as many in both.
+
+    Raises
+    ------
+    InputError
+        Maps, a share or a group that cannot be used.
     """
     _check_pair(match, by)
     if match.ndim != 3 or match.isnan().any() or by.isnan().any():
@@ -262,6 +276,16 @@ def permutation_test(
         How many times to draw, >= 1. The smallest p that can come out is ``1 / (1 + draws)``.
     generator
         Source of randomness. None: a new one with seed 0.
+
+    Returns
+    -------
+    PermutationTest
+        ``value``, ``null``, ``p``, and from them ``expected`` and ``effect``.
+
+    Raises
+    ------
+    InputError, ThreatError
+        Maps that do not fit together, or no draws.
 
     Notes
     -----

@@ -92,6 +92,11 @@ def paired(first: Tensor, second: Tensor) -> Difference:
     first, second
         Shape (n,), n >= 6, both boolean or both finite numbers.
 
+    Raises
+    ------
+    InputError
+        Anything else; two lengths.
+
     References
     ----------
     McNemar (1947), Note on the sampling error of the difference between correlated proportions or

@@ -60,6 +60,13 @@ def relabelled(
     target : Tensor (n,), int64
         Their labels, in 0..classes - 1.
 
+    Raises
+    ------
+    InputError
+        Fewer than two classes.
+    PixelError, DeviceError, ThreatError, ModelOutputError
+        As for `advlib.pgd`.
+
     References
     ----------
     Ilyas et al. (2019), Adversarial Examples Are Not Bugs, They Are Features, NeurIPS, section 3.2.

@@ -40,6 +40,11 @@ def eight_bit(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
         a small budget is better spent on few pixels. Lengths are counted in whole levels, because
         in floating point the difference of two of them is off by its last digit.
 
+    Raises
+    ------
+    PixelError
+        `x` is not on the grid, or bfloat16. Otherwise as for `attack`.
+
     References
     ----------
     Athalye, Carlini & Wagner 2018, section 4.1 (the gradient passed straight through a rounding).

@@ -32,7 +32,7 @@ def fast_fgsm(
     Parameters
     ----------
     model, x, y, eps
-        As for `advlib.fgsm`, in the L-infinity norm, and so is the result.
+        As for `advlib.fgsm`, in the L-infinity norm.
     start, step
         Reach :math:`k` of the random start and length :math:`\alpha` of the step, both in units of
         `eps`. Wong et al. take 1 and 1.25, de Jorge et al. 2 and 1.
@@ -42,6 +42,16 @@ def fast_fgsm(
     generator
         As for `advlib.pgd`. Training passes one generator to all calls; None draws the same start
         in every call.
+
+    Returns
+    -------
+    Tensor
+        As for `advlib.fgsm`.
+
+    Raises
+    ------
+    InputError, PixelError, LabelError, DeviceError, ThreatError, ModelOutputError
+        As for `advlib.fgsm`; a negative `start` or `step`.
 
     References
     ----------

@@ -48,7 +48,7 @@ def momentum(
     model
         The surrogate.
     x, y, eps, targeted, loss
-        As for `advlib.pgd`, with `eps` in the L-infinity norm, and so is the result.
+        As for `advlib.pgd`, with `eps` in the L-infinity norm.
     steps
         Gradient steps, >= 1.
     step_size
@@ -60,6 +60,16 @@ def momentum(
         et al. 2019.
     generator
         For `transform`. None: a new one with seed 0.
+
+    Returns
+    -------
+    Tensor
+        Adversarial images, shape, dtype and device of `x`.
+
+    Raises
+    ------
+    InputError
+        `decay` is not a number >= 0. Otherwise as for `advlib.pgd`.
 
     References
     ----------
@@ -142,6 +152,11 @@ def ensemble(models: Sequence[Model], *, average: str = "logits") -> nn.Module:
     nn.Module
         From pixels to logits (n, classes). It holds the given models, not copies, and raises
         `ModelOutputError` if they do not agree about the number of classes.
+
+    Raises
+    ------
+    InputError
+        No model, or another `average`.
 
     References
     ----------

@@ -51,6 +51,11 @@ def universal(
         `delta`, shape (1, c, h, w), with ``norm(delta) <= eps``. Add it to images with
         ``threats.confine(x, delta.expand_as(x), eps, norm)``, which keeps pixels in [0, 1].
 
+    Raises
+    ------
+    InputError
+        No image, or `cap` is not a number > 0. Otherwise as for `advlib.fgsm`.
+
     References
     ----------
     Moosavi-Dezfooli, Fawzi, Fawzi & Frossard 2017, "Universal Adversarial Perturbations"; Shafahi

@@ -37,6 +37,11 @@ def save_images(x: Tensor, folder: str | Path) -> list[Path]:
     -------
     list of Path
         One file for each image, in order: ``0000.png`` and so on.
+
+    Raises
+    ------
+    PixelError
+        No images, or pixels between the levels of 8 bits, which a file cannot hold.
     """
     from PIL import Image
 
@@ -66,6 +71,11 @@ def load_images(paths: Iterable[str | Path] | str | Path) -> Tensor:
     ----------
     paths
         Files, in order; or a folder, whose PNG files are read in the order of their names.
+
+    Raises
+    ------
+    InputError
+        No file, or images of several sizes or kinds.
     """
     from PIL import Image
 

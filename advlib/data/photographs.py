@@ -61,6 +61,11 @@ def photograph(
     -------
     Tensor
         Shape (1, 3, crop, crop), float32, pixels in [0, 1].
+
+    Raises
+    ------
+    InputError
+        No such photograph, not an image, or sizes that do not fit.
     """
     if not 1 <= crop <= resize:
         raise InputError(f"crop is {crop} and resize {resize}; 1 <= crop <= resize is expected.")

@@ -116,6 +116,11 @@ def render(
     -------
     x : Tensor (n, 3, size, size), float32, in [0, 1]
     y : Tensor (n,), int64, in 0..15
+
+    Raises
+    ------
+    InputError, LabelError
+        An argument out of its range, both `classes` and `labels`, or a class that does not exist.
     """
     _check_whole("n", n, 0, 10_000_000)
     _check_whole("seed", seed, 0, 2**63 - 1)

@@ -88,6 +88,11 @@ def certify(
         How many noisy images the model sees at a time, >= 1.
     generator
         Source of randomness. None: a new one with seed 0, so that equal calls agree.
+
+    Raises
+    ------
+    PixelError, DeviceError, ModelOutputError, ThreatError, InputError
+        An argument, or what the model makes of it, cannot be used.
     """
     sigma, alpha = _check_sigma(sigma), _check_alpha(alpha)
     samples, select = check_steps("samples", samples), check_steps("select", select)
@@ -228,6 +233,11 @@ def certified_accuracy(certificate: Certificate, y: Tensor, radius: float) -> Pr
         True classes, shape (n,), integer.
     radius
         L2 length, >= 0, in units of pixels. At 0: correct and not abstained.
+
+    Raises
+    ------
+    LabelError, InputError
+        Not one class for each image, or a negative `radius`.
     """
     y = check_labels(y, certificate.label)
     if not radius >= 0:

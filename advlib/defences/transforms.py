@@ -318,6 +318,11 @@ def threshold_for(x: Tensor, score: Score = roughness, *, false_alarms: float = 
         As for `Detector`.
     false_alarms
         Share of `x` that may be rejected, in [0, 1).
+
+    Raises
+    ------
+    InputError, PixelError
+        A share outside [0, 1), no images, or images that cannot be used.
     """
     if not 0 <= false_alarms < 1:
         raise InputError(f"false_alarms is {false_alarms}; a share in [0, 1) is expected.")

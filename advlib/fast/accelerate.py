@@ -71,6 +71,18 @@ def accelerated(
         remain. None: the model's own. Whether CUDA rounds convolutions to TF32 is decided by
         torch's own switch, for the copy as for the model.
 
+    Returns
+    -------
+    nn.Module
+        To be used in place of `model` in any attack.
+
+    Raises
+    ------
+    PixelError, DeviceError, ModelOutputError, ThreatError
+        An argument, or what the model makes of it, cannot be used.
+    InputError
+        `model` is not a module or is TorchScript, or `dtype` is no half precision.
+
     Warns
     -----
     UserWarning

@@ -54,6 +54,11 @@ def slider(
         slider offers every value and computes the others on demand.
     initial : optional
         The value at the start; by default the first stored one.
+
+    Raises
+    ------
+    ControlError
+        There are no values, values repeat, or `stored` or `initial` is not among them.
     """
     write = format.format if isinstance(format, str) else format
     values = tuple(values)

@@ -40,6 +40,11 @@ def number(
         Written after the number, such as ``"%"``.
     initial : float, optional
         Where the slider stands at first; by default in the middle. The reader has to move it.
+
+    Raises
+    ------
+    QuestionError
+        The range is empty or the step is not positive.
     """
     if not (low < high and step > 0):
         raise QuestionError(f"a number needs low < high and step > 0, got {low}, {high}, {step}")
@@ -74,6 +79,11 @@ class Guess(PageWidget):
             One of the question's options, or a number in the question's unit.
         explanation : str
             The reason, shown with the answer. Backticks set code, asterisks *stress*.
+
+        Raises
+        ------
+        QuestionError
+            The answer is not one of the options, or not a number.
         """
         data = {**self.data, "answer": _answer(self.data, answer), "explanation": explanation}
         shown = Reveal(kind="reveal", data=data, guess=self.guess)
@@ -119,6 +129,11 @@ def guess(
     Guess
         Shown where it ends a cell. Keep it in a name (``guess = widgets.guess(...)``) to show
         the answer later.
+
+    Raises
+    ------
+    QuestionError
+        There are fewer than two different options, or the answer is not among them.
     """
     data: dict[str, Any] = {"question": question, "options": [], "number": None}
     if isinstance(options, Number):

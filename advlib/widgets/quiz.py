@@ -45,6 +45,11 @@ def single(prompt: str, options: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         The question.
     options : sequence
         Two or more, made by `right` and `wrong`. They are shown shuffled, always in the same order.
+
+    Raises
+    ------
+    QuestionError
+        There is one option only, two options are the same, or not exactly one is right.
     """
     return _choices("single", prompt, options)
 
@@ -82,6 +87,11 @@ def numeric(
         Shown with a wrong answer that is not in `mistakes`.
     mistakes : mapping of float to str, optional
         What an expected wrong number means: ``{8.0: "That is in 255ths; divide by 255."}``.
+
+    Raises
+    ------
+    QuestionError
+        A number is not finite, the tolerance is negative, or a mistake would count as right.
     """
     mistakes = dict(mistakes or {})
     if not all(map(math.isfinite, (answer, tolerance, *mistakes))) or tolerance < 0:
@@ -110,6 +120,11 @@ def quiz(questions: Sequence[dict[str, Any]], *, title: str = "Check yourself") 
         Made by `single`, `multiple` and `numeric`.
     title : str
         Heading of the quiz.
+
+    Raises
+    ------
+    QuestionError
+        There is no question, or one was not made by those functions.
     """
     questions = list(questions)
     if not questions or not all(isinstance(item, dict) and "kind" in item for item in questions):

@@ -65,6 +65,11 @@ def pixels(array: Any) -> np.ndarray:
     Returns
     -------
     ndarray of uint8, shape (h, w) or (h, w, 3)
+
+    Raises
+    ------
+    SceneError
+        Another shape, type or range.
     """
     if hasattr(array, "detach"):  # a torch tensor, recognised without importing torch
         array = array.detach().cpu().numpy()
@@ -98,6 +103,11 @@ def data_url(array: Any, encoding: str = "png") -> str:
     encoding : {"png", "webp"}
         ``"png"`` keeps every pixel. ``"webp"`` is lossy (quality 90) and about five times smaller:
         for photographs that are only looked at.
+
+    Raises
+    ------
+    SceneError
+        The image or the encoding cannot be used.
     """
     from PIL import Image
 
@@ -118,6 +128,11 @@ def encode_scene(scene: Mapping[str, Any], keep: Keep = in_place) -> dict[str, A
         With any of the keys ``images``, ``bars``, ``lines`` and ``text``; see `explorer`.
     keep : callable
         Where images and series go: `in_place`, or `Tables.keep` for their numbers.
+
+    Raises
+    ------
+    SceneError
+        A part is unknown, incomplete or out of range.
     """
     if not isinstance(scene, Mapping):
         raise SceneError(f"compute returns a dict, not {type(scene).__name__}")
