@@ -341,6 +341,14 @@ def test_make_test_runs_all_parts_and_fails_with_any(
 
 
 @pytest.mark.skipif(os.name == "nt" or not shutil.which("make"), reason="no make, no command")
+def test_make_test_leaves_no_other_library_out_in_ci(tmp_path: Path) -> None:
+    done, calls = _make_test(tmp_path, 0, 0, 0, CI="true")
+    fetched = [call for call in calls if call.startswith("-m pip install")]
+    assert done.returncode == 0 and len(fetched) == 1
+    assert fetched[0].endswith("--target build/peers -r benchmarks/requirements.txt")
+
+
+@pytest.mark.skipif(os.name == "nt" or not shutil.which("make"), reason="no make, no command")
 def test_make_test_ends_with_what_kept_the_book_from_being_built(tmp_path: Path) -> None:
     done, calls = _make_test(tmp_path, 0, 0, 0, book="echo a dead reference; exit 1")
     assert done.returncode != 0 and "a dead reference" in done.stdout
@@ -348,11 +356,13 @@ def test_make_test_ends_with_what_kept_the_book_from_being_built(tmp_path: Path)
 
 
 def _make_test(
-    tmp_path: Path, package: int, pages: int, clock: int, book: str = ""
+    tmp_path: Path, package: int, pages: int, clock: int, book: str = "", CI: str = ""
 ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """Run `make test` where the parts end with these statuses; return what it said and called."""
-    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    for name in ("Makefile", "requirements.txt", "pyproject.toml", "benchmarks/requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "build" / "peers").mkdir(parents=True)
     tools = tmp_path / ".venv" / "bin"
     tools.mkdir(parents=True)
     (tools / "python").write_text(PYTHON.format(package=package, pages=pages, clock=clock))
@@ -362,6 +372,7 @@ def _make_test(
     (tools.parent / ".ready").touch()
     # Not as a part of the make that may run this test: that would hand its variables on.
     alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    alone["CI"] = CI
     command = ["make", "test", "VENV=.venv"]
     done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True)
     return done, (tmp_path / "calls").read_text().splitlines()

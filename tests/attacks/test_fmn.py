@@ -35,7 +35,7 @@ def exact(model: nn.Linear, x: Tensor, y: Tensor, norm: str, targeted: bool = Fa
             return min(ahead) >= 0 if targeted else max(ahead) >= 0
 
         low, high = 0.0, float(threats.NORMS[norm].diameter(x))
-        for _ in range(60):
+        for _ in range(36):
             middle = (low + high) / 2
             low, high = (low, middle) if reached(middle) else (middle, high)
         found.append(high)
