@@ -168,7 +168,7 @@ def _steepest_l2(g: Array, eps: float, x: Array) -> Array:
     if length(corner, "l2") <= eps:
         return corner
     low, high = -60.0, 60.0  # the scale, as a power of two
-    for _ in range(100):
+    for _ in range(60):
         middle = (low + high) / 2
         fits = length(np.clip(2.0**middle * g, -x, 1 - x), "l2") <= eps
         low, high = (middle, high) if fits else (low, middle)

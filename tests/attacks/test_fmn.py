@@ -28,10 +28,13 @@ def exact(model: nn.Linear, x: Tensor, y: Tensor, norm: str, targeted: bool = Fa
     for image, z, own in zip(x.double().numpy(), logits, y.tolist(), strict=True):
         others = [j for j in range(len(z)) if j != own]
 
-        def reached(eps: float, image=image, z=z, own=own, others=others) -> bool:
-            pairs = [(own, j) if targeted else (j, own) for j in others]
-            rise = lambda a, b: reference.steepest_value(weight[a] - weight[b], eps, norm, image)  # noqa: E731
-            ahead = [z[to] - z[off] + rise(to, off) for to, off in pairs]
+        pairs = [(own, j) if targeted else (j, own) for j in others]
+        slopes = [weight[to] - weight[off] for to, off in pairs]
+        leads = [z[to] - z[off] for to, off in pairs]
+
+        def reached(eps: float, image=image, slopes=slopes, leads=leads) -> bool:
+            rises = [slope @ reference.steepest(slope, eps, norm, image) for slope in slopes]
+            ahead = [lead + rise for lead, rise in zip(leads, rises, strict=True)]
             return min(ahead) >= 0 if targeted else max(ahead) >= 0
 
         low, high = 0.0, float(threats.NORMS[norm].diameter(x))
