@@ -136,6 +136,7 @@ SMALL: tuple[Recipe, ...] = (
         **_GROWING,
     ),
     _small("pgd", "PGD adversarial training (Madry et al. 2018).", steps=2, **_GROWING),
+    _small("pgd7", "PGD adversarial training, 7 steps (Madry et al. 2018).", steps=7, **_GROWING),
     _small(
         "trades",
         "TRADES (Zhang et al. 2019).",

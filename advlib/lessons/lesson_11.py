@@ -192,8 +192,7 @@ def fool_a_stranger(answer: Answer) -> str:
     """
     x, y, rivals = _rivals()
     surrogates = [Counted(load(name)) for name in _OWNED]
-    given = expect_tensor(answer(surrogates, x.clone(), y, _BUDGET), tuple(x.shape), "images")
-    given = given.detach()
+    given = expect_tensor(answer(surrogates, x.clone(), y, _BUDGET), x.shape, "images").detach()
     if not given.isfinite().all() or given.min() < 0 or given.max() > 1:
         raise Mistake("some pixels leave [0, 1]. End with clamp(0, 1).")
     if (given - x).abs().max() > _BUDGET + 1e-6:

@@ -45,7 +45,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "signs-small-smooth": partial(_small, activation=nn.functional.silu),
     **{f"signs-small-{how}": _small for how in ("augmented", "noise", "more-data", "decay")},
     **{f"signs-small-{how}": _small for how in ("smoothed-labels", "gradient-penalty")},
-    **{f"signs-small-{how}": _small for how in ("fgsm", "fast", "pgd", "trades")},
+    **{f"signs-small-{how}": _small for how in ("fgsm", "fast", "pgd", "pgd7", "trades")},
     **{f"signs-small-standard-{seed}": _small for seed in (1, 2)},
     **{f"signs-small-child-{seed}": _small for seed in range(3)},
     "signs-fgsm-overfit": SignNet,

@@ -100,6 +100,7 @@ def test_the_attack_waits_and_then_grows():
         ("signs-small-fgsm", 2, 2),
         ("signs-small-fast", 2, 2),
         ("signs-small-pgd", 4, 3),
+        ("signs-small-pgd7", 9, 8),
         ("signs-small-trades", 6, 4),
         ("signs-small-gradient-penalty", 1, 2),
     ],
