@@ -162,14 +162,14 @@ def _brighter(model: Callable, x: Tensor, y: Tensor) -> Tensor:
 
 CHOICE_MISTAKES = {
     "returns nothing": lambda model, x, y: None,
-    "pixels of (32, 64, 64)": lambda model, x, y: _steepest(model, x, y)[:, None],
+    "pixels of (24, 64, 64)": lambda model, x, y: _steepest(model, x, y)[:, None],
     "changes x itself": _brighter,
     "booleans are expected": lambda model, x, y: _steepest(model, x, y).float(),
     "410 to 410 pixels": lambda model, x, y: top_pixels(x.sum(1), 0.1),
     "9.0 gradients": _greedy,
     "9.0 calls without": _counting,
     "the gradient at x says": _steepest,
-    "pixels flip 0 of 32": lambda model, x, y: top_pixels(-per_pixel(x), 0.05).roll(32, 1),
+    "pixels flip 0 of 24": lambda model, x, y: top_pixels(-per_pixel(x), 0.05).roll(32, 1),
     "stopped with TypeError": lambda x: x,
 }
 
