@@ -18,6 +18,7 @@ from advlib.lessons import (
     close,
     expect_answer,
     expect_number,
+    expect_tensor,
     expect_untouched,
     name_mistake,
 )
@@ -219,15 +220,9 @@ def _direction(answer: Answer, model: nn.Module, x: Tensor, y: Tensor) -> Tensor
         with torch.no_grad():
             return margin(model((x + STEP * directions).clamp(0, 1)), y.expand(len(directions)))
 
-    given = answer(margin_at, tuple(x.shape))
-    expect_answer(given)
-    if not isinstance(given, Tensor) or given.shape != x.shape:
-        got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise Mistake(f"you return {got}; one direction of shape {tuple(x.shape)} is expected.")
+    given = expect_tensor(answer(margin_at, tuple(x.shape)), tuple(x.shape), "signs")
     if not bool((given.abs() == 1).all()):
-        raise Mistake(
-            "your direction holds values other than 1 and -1; every step is one of signs."
-        )
+        raise Mistake("your direction holds values other than 1 and -1; a step is one of signs.")
     return given.detach().to(x)
 
 
@@ -238,7 +233,7 @@ def _baseline() -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
     x, y = signs.render(SIGNS, seed=4)
 
     def reach(direction: Tensor) -> Tensor:
-        return boundary_distance(model, x, y, direction, 0.5, bisections=6)
+        return boundary_distance(model, x, y, direction, 0.125, scan=20, bisections=6)
 
     casts = torch.cartesian_prod(*3 * [torch.tensor([-1.0, 1.0])]).view(8, 3, 1, 1)
     nearest = torch.stack([reach(cast.expand_as(x)) for cast in casts]).amin(0)

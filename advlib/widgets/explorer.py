@@ -66,6 +66,7 @@ def explorer(
     *,
     title: str,
     alt: str,
+    drag: Sequence[Sequence[float]] = (),
     precompute: bool = True,
     max_bytes: int = MAX_STORED_BYTES,
 ) -> Explorer:
@@ -93,6 +94,9 @@ def explorer(
         Heading of the explorer.
     alt : str
         What it shows, for readers who cannot see it.
+    drag : sequence, optional
+        Places in the first image, ``[x, y, position, ...]`` with x and y from 0 to 1 and a stored
+        position of each slider: whoever drags there moves the sliders to the nearest place.
     precompute : bool
         Compute and store the state for every combination of stored values now, for readers without
         a kernel. If False only the initial state is stored.
@@ -122,6 +126,7 @@ def explorer(
         "alt": alt,
         "controls": [control_data(control) for control in controls],
         "initial": list(start),
+        **({"drag": [list(place) for place in drag]} if drag else {}),
         **_compute_states(compute, controls, positions, max_bytes),
     }
     return Explorer(compute, controls, data)

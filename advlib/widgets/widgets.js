@@ -59,29 +59,49 @@ function explorer({ model, el }) {
 
   const title = uid();
   const about = uid();
+  const views = data.controls.map((control, place) =>
+    controlView(control, {
+      start: at[place],
+      offered: model.offline ? control.stored : control.labels.map((_, index) => index),
+      disabled: model.offline && alone,
+      changed(index) {
+        at[place] = index;
+        show();
+      },
+    }));
   el.append(
     h("div", { role: "group", "aria-labelledby": title, "aria-describedby": about },
       h("p", { class: "advlib-title", id: title }, data.title),
       h("p", { class: "advlib-hidden", id: about }, data.alt),
-      h("div", { class: "advlib-controls" },
-        data.controls.map((control, place) =>
-          controlView(control, {
-            start: at[place],
-            offered: model.offline ? control.stored : control.labels.map((_, index) => index),
-            disabled: model.offline && alone,
-            changed(index) {
-              at[place] = index;
-              show();
-            },
-          }))),
+      h("div", { class: "advlib-controls" }, views),
       scene.el,
       status),
   );
   show();
+  if (data.drag) draggable(scene.el.querySelector("img"), data.drag, views.filter((view) => view.move));
   if (model.offline && alone && data.controls.length && data.images) {
     status.textContent = "This page holds one state only: run the notebook to move the controls.";
   }
   return ask.stop;
+}
+
+// Who drags in the image moves the sliders to the nearest of these places: [x, y, position, ...].
+function draggable(img, places, sliders) {
+  function move(event) {
+    if (!event.buttons) return;
+    const box = img.getBoundingClientRect();
+    const distance = ([x, y]) =>
+      Math.hypot(event.clientX - box.x - x * box.width, event.clientY - box.y - y * box.height);
+    const [, , ...at] = places.reduce((a, b) => (distance(b) < distance(a) ? b : a));
+    sliders.forEach((slider, i) => slider.move(at[i]));
+  }
+  img.draggable = false; // else the browser carries the image away
+  img.classList.add("advlib-drag");
+  img.addEventListener("pointermove", move);
+  img.addEventListener("pointerdown", (event) => {
+    img.setPointerCapture(event.pointerId);
+    move(event);
+  });
 }
 
 // Asks the kernel for states that are not stored. At most one request is under way, and only the
@@ -160,7 +180,13 @@ function sliderView(control, start, offered, disabled, changed) {
   }
   input.value = offered.indexOf(start);
   write();
-  return h("div", { class: "advlib-control" }, h("label", { for: id }, control.label), input, output);
+  const view = h("div", { class: "advlib-control" }, h("label", { for: id }, control.label), input, output);
+  view.move = (index) => {
+    if (offered[input.value] === index) return;
+    input.value = offered.indexOf(index);
+    input.dispatchEvent(new Event("input"));
+  };
+  return view;
 }
 
 function radioView(control, start, offered, disabled, changed) {

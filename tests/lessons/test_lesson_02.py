@@ -175,7 +175,7 @@ WITHOUT_GRADIENT_MISTAKES = {
     "on 0 of 8 signs": lambda margin_at, shape: _best_cast(margin_at, shape) * CASTS[0],
     "5 are wanted": _best_cast,
     "more than 250 margins": lambda *a: _flips(*a, part=4),
-    "one direction of shape": lambda margin_at, shape: torch.ones(1, *shape),
+    "signs of (3, 64, 64)": lambda margin_at, shape: torch.ones(1, *shape),
     "other than 1 and -1": lambda margin_at, shape: torch.zeros(shape),
     "a batch of directions": lambda margin_at, shape: margin_at(torch.ones(shape)),
     "stopped with TypeError": lambda shape: torch.ones(shape),

@@ -146,6 +146,44 @@ def test_the_mouse_and_the_finger_move_the_slider(build, visit):
     assert page.locator(".advlib-text").inner_text() == "gradient at 0/255"
 
 
+def test_dragging_in_the_first_image_moves_the_sliders(build, visit):
+    controls = [
+        widgets.slider("eps", range(5), label="epsilon", format="{}/255", stored=[0, 2, 4]),
+        widgets.slider("seed", range(3), label="seed"),
+        widgets.choice("direction", ["noise", "gradient"]),
+    ]
+    explorer = widgets.explorer(
+        lambda seed, **values: compute(**values),
+        controls,
+        title="A map",
+        alt="What it shows",
+        drag=[[eps / 4, seed / 2, eps, seed] for eps in (0, 2, 4) for seed in range(3)],
+    )
+    page = visit(build(explorer), has_touch=True)
+    eps, seed = (page.get_by_role("slider", name=name) for name in ("epsilon", "seed"))
+    box = page.locator("img").first.bounding_box()
+
+    def point(x: float, y: float) -> tuple[float, float]:
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    page.get_by_role("radio", name="gradient").check()
+    page.mouse.move(*point(0.1, 0.9))
+    assert seed.get_attribute("aria-valuetext") == "0"  # nothing is pressed yet
+    page.mouse.down()
+    assert (eps.get_attribute("aria-valuetext"), seed.input_value()) == ("0/255", "2")
+    page.mouse.move(*point(0.6, 0.4), steps=3)
+    assert (eps.get_attribute("aria-valuetext"), seed.input_value()) == ("2/255", "1")
+    page.mouse.move(*point(1.5, -1), steps=3)  # the pointer may leave the image
+    page.mouse.up()
+    page.mouse.move(*point(0.1, 0.9))
+    assert (eps.get_attribute("aria-valuetext"), seed.input_value()) == ("4/255", "0")
+    assert page.locator(".advlib-text").inner_text() == "gradient at 4/255"
+    eps.press("ArrowLeft")  # the keyboard goes on from there
+    assert page.locator(".advlib-text").inner_text() == "gradient at 2/255"
+    page.touchscreen.tap(*point(0.05, 0.95))
+    assert (eps.get_attribute("aria-valuetext"), seed.input_value()) == ("0/255", "2")
+
+
 def test_two_explorers_on_one_page_do_not_touch_each_other(build, visit):
     page = visit(build(make_explorer("First"), make_explorer("Second")))
     page.get_by_role("group", name="Second").get_by_role("slider").press("End")

@@ -127,6 +127,8 @@ def replace_views(body: str, widgets: Mapping[str, Stored], script: str) -> str:
 def classic_script(module: str, page: str) -> str:
     """Turn the module that draws widgets and the page's own part into one classic script.
 
+    Lines that are comments are for those who read the sources: no reader of the book loads them.
+
     Raises
     ------
     ValueError
@@ -134,7 +136,8 @@ def classic_script(module: str, page: str) -> str:
     """
     if module.count("export ") != 1 or _EXPORT not in module:
         raise ValueError(f"the widgets' module must have exactly one export, {_EXPORT!r}")
-    return f'"use strict";\n(() => {{\n{module.replace(_EXPORT, page)}\n}})();\n'
+    code = re.sub(r"(?m)^ *//.*\n", "", module.replace(_EXPORT, page))
+    return f'"use strict";\n(() => {{\n{code}\n}})();\n'
 
 
 def json_for_html(value: Any) -> str:
