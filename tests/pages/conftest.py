@@ -17,16 +17,18 @@ from typing import Any
 import bidi
 import pytest
 import system
-from lab_page import lab_address, lab_opening, lab_site, lab_visit
+from lab_page import lab_address, lab_attack, lab_opening, lab_site, lab_visit
 from photolab_page import photo_address, photo_site, photo_visit
-from repository import ROOT
+from repository import LESSONS, ROOT
+from xdist.scheduler import LoadGroupScheduling
 
 # Fixtures of several files of tests.
-__all__ = ["lab_address", "lab_opening", "lab_site", "lab_visit"]
+__all__ = ["lab_address", "lab_attack", "lab_opening", "lab_site", "lab_visit"]
 __all__ += ["photo_address", "photo_site", "photo_visit"]
 
 HTML = ROOT / "_build" / "html"
 AXE = ROOT / "_build" / "vendor" / "axe.min.js"
+LESSON_NAMES = {path.stem for path in LESSONS}
 
 
 def pages() -> list[str]:
@@ -39,6 +41,39 @@ def missing(sentence: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(sentence, pytrace=False)
     pytest.skip(sentence)
+
+
+# What takes long to begin is begun once: the tests of these files, or folders, share one worker.
+TOGETHER = {
+    "tests/book/": "book",  # each page is parsed once, and one small book is built
+    "test_firefox.py": "firefox",
+    "test_photolab.py": "firefox",  # and PyTorch computes once what is compared
+    "test_photolab_page.py": "photolab page",  # its stored answers are computed once
+    "test_photolab_files.py": "photolab page",
+    "test_jupyterlab.py": "jupyterlab",
+}
+
+
+class _Together(LoadGroupScheduling):
+    """What is said in TOGETHER, and the tests of one lesson's page, which is opened once.
+
+    The names of groups cannot come from marks: pytest 9.2 has no `_nodeid`, where pytest-xdist 3.8
+    would write them.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        if file.endswith("test_lesson_pages.py"):
+            lesson = test.rpartition("[")[2].rstrip("]")
+            return lesson if lesson in LESSON_NAMES else nodeid
+        groups = [group for part, group in TOGETHER.items() if part in file]
+        return groups[0] if groups else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep together what is begun once, where `--dist loadgroup` asks for it."""
+    return _Together(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,7 +1,7 @@
 """Small pages with one Live Lab or two, made by the book's own extension; what a reader does."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,17 @@ def lab_visit(reader: Callable[..., Any]) -> Callable[..., Any]:
         return page
 
     return go
+
+
+@pytest.fixture(scope="session")
+def lab_attack(browser: Any, lab_address: str) -> Iterator[Callable[..., Any]]:
+    """Return a function that attacks one image with the lab's modules, all in one page."""
+    from conftest import readers  # which has imported this module
+
+    with readers(browser) as reader:
+        page = reader().new_page()
+        page.goto(f"{lab_address}one.html")
+        yield lambda **sent: page.evaluate(ATTACK, sent)
 
 
 def ready(page: Any) -> Any:

@@ -1,5 +1,12 @@
 """Scripts that the tests run in a page: what they watch, what they forbid, what they ask."""
 
+from typing import Any
+
+from repository import LESSONS
+
+SHIFTING = ["book/index", "book/api-attacks", *(f"notebooks/{path.stem}" for path in LESSONS)]
+"""The pages that may not move while they load: two of the book's, and every lesson."""
+
 # What browsers do where the reader forbids it: the very names throw.
 BLOCKED_STORAGE = """
 for (const kind of ["localStorage", "sessionStorage"]) {
@@ -20,6 +27,56 @@ new PerformanceObserver((list) => {
   }
 }).observe({ type: "layout-shift", buffered: true });
 """
+
+SLOW = 3
+"""How much slower a telephone is. A fast machine paints so late that nothing is left to move."""
+READ_ON = """async () => {
+  const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 30)));
+  for (let top = 0; top < document.documentElement.scrollHeight; top += innerHeight) {
+    scrollTo({ top, behavior: "instant" });
+    await frame();
+  }
+}"""
+
+
+def moved(page: Any, address: str) -> list[Any]:
+    """Open an address slowly, read a lesson to its end, and return what moved by itself."""
+    page.add_init_script(WATCH_SHIFTS)
+    session = page.context.new_cdp_session(page)
+    session.send("Emulation.setCPUThrottlingRate", {"rate": SLOW})
+    page.goto(address, wait_until="load")
+    page.evaluate("document.fonts.ready.then(() => true)")
+    page.wait_for_timeout(300)
+    session.send("Emulation.setCPUThrottlingRate", {"rate": 1})  # only images are to come
+    if "/notebooks/" in address:
+        page.evaluate(READ_ON)
+    found = page.evaluate("moved")
+    # The reference begins with formulas, whose fonts come last.
+    limit = 0.02 if "/api-attacks" in address else 0.01
+    return found if sum(value for value, _, _ in found) >= limit else []
+
+
+VIEWS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+
+
+def faults(page: Any, axe: str, width: int, scheme: str) -> list[Any]:
+    """Return what axe-core finds in an open page in a window of this width, in these colours.
+
+    In the dark it asks about colours alone: all else is what it was in the light. And nothing may
+    be wider than the window.
+    """
+    page.set_viewport_size({"width": width, "height": 844})
+    page.emulate_media(color_scheme=scheme)
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(300)  # colours fade
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.evaluate(f"window.axe || (() => {{ {axe} }})()")
+    rules = "['color-contrast', 'link-in-text-block']" if scheme == "dark" else "undefined"
+    # From a disk a script may not fetch the style sheets once more.
+    asked = "axe.run({ preload: location.protocol !== 'file:', runOnly: " + rules + " })"
+    found = page.evaluate(f"{asked}.then((all) => all.violations)")
+    return [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
+
 
 # What a reader sees of an explorer: its sentence, its images, bars and lines.
 SEEN = """e => [

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from course import lab, live_lab
-from lab_page import ATTACK, channels_last, pick, respond
+from lab_page import channels_last, pick, respond
+from scripts import VIEWS, faults
 
 import advlib
 from advlib.data import signs
@@ -59,9 +60,8 @@ def stroke(page: Any, begin: tuple[float, float], end: tuple[float, float]) -> N
 @pytest.mark.parametrize("attack", ["fgsm", "pgd"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_only_the_chosen_pixels_are_attacked_and_as_in_advlib(
-    lab_address: str, lab_visit: Callable[..., Any], attack: str, norm: str
+    lab_attack: Callable[..., Any], attack: str, norm: str
 ) -> None:
-    page = lab_visit(f"{lab_address}brush.html")
     x, y = (part[2:3] for part in lab.images())
     x, model = (x.double() * 255).round() / 255, advlib.models.load("signs-standard").double()
     where = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
@@ -75,7 +75,7 @@ def test_only_the_chosen_pixels_are_attacked_and_as_in_advlib(
         "x": channels_last((x * 255).round()).ravel().tolist(),
         "task": task | {"where": where.flatten().int().tolist()},
     }
-    found = page.evaluate(ATTACK, sent)
+    found = lab_attack(**sent)
     image = np.array(found["image"]).reshape(1, 64, 64, 3)
     np.testing.assert_allclose(image, channels_last(x_adv), atol=1e-5)
     outside = ~where[0, 0].numpy()
@@ -158,20 +158,13 @@ def test_keyboard_and_finger_paint_and_another_sign_keeps_the_pixels(
     page.wait_for_function("e => /Random: predicts/.test(e.textContent)", arg=said.element_handle())
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
 def test_it_fits_and_axe_finds_nothing(
-    lab_address: str, lab_visit: Callable[..., Any], axe: str, scheme: str, width: int
+    lab_address: str, lab_visit: Callable[..., Any], axe: str
 ) -> None:
-    size = {"width": width, "height": 844}
-    page = lab_visit(f"{lab_address}brush.html", viewport=size, color_scheme=scheme)
-    settled(page)
+    page = settled(lab_visit(f"{lab_address}brush.html"))
     stroke(page, (0.3, 0.5), (0.7, 0.5))
-    page.wait_for_timeout(300)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.evaluate(axe)
-    found = page.evaluate("axe.run().then(r => r.violations)")
-    assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found] == []
+    for width, scheme in VIEWS:
+        assert faults(page, axe, width, scheme) == []
 
 
 def test_without_the_network_it_says_so_and_tries_again(

@@ -20,9 +20,7 @@ from nbformat import v4
 from nbformat.sign import NotebookNotary
 from repository import ROOT
 
-pytestmark = pytest.mark.xdist_group("jupyterlab")  # one server is started for all of them
-
-# Two lessons as they are stored, the two smallest.
+# Two lessons as they are stored.
 UNTRUSTED = "13-audit-your-own-model.ipynb"
 TRUSTED = "12-into-the-world.ipynb"
 

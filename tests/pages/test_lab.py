@@ -17,7 +17,6 @@ from clocks import thread_time
 from conftest import Quiet, serving
 from course import lab, live_lab
 from lab_page import (
-    ATTACK,
     FRAME,
     channels_last,
     pick,
@@ -101,8 +100,7 @@ def test_logits_and_input_gradients_are_pytorchs(compared, lab_address, lab_visi
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("attack", ["fgsm", "pgd", "targeted"])
 @pytest.mark.parametrize("network", lab.NETWORKS)
-def test_the_attacks_are_advlibs(lab_address, lab_visit, network, attack, norm):
-    page = lab_visit(f"{lab_address}one.html")
+def test_the_attacks_are_advlibs(lab_attack, network, attack, norm):
     x, y = (part[2:3] for part in lab.images())
     goal = torch.tensor([9]) if attack == "targeted" else y
     eps, steps = {"linf": 4 / 255, "l2": 1.5}[norm], 5
@@ -111,8 +109,7 @@ def test_the_attacks_are_advlibs(lab_address, lab_visit, network, attack, norm):
     task = {"attack": attack, "norm": norm, "eps": eps, "steps": steps, "y": int(goal)}
     x_adv, losses = attacked(model, x, **task)
     pixels = (x * 255).round().to(torch.uint8)
-    sent = {"network": network, "x": channels_last(pixels).ravel().tolist(), "task": task}
-    found = page.evaluate(ATTACK, sent)
+    found = lab_attack(network=network, x=channels_last(pixels).ravel().tolist(), task=task)
     np.testing.assert_allclose(found["losses"], losses, rtol=1e-4)
     np.testing.assert_allclose(found["probabilities"], model(x_adv).softmax(1)[0], atol=1e-4)
     delta = np.array(found["image"]) - channels_last(x).ravel()
@@ -122,12 +119,11 @@ def test_the_attacks_are_advlibs(lab_address, lab_visit, network, attack, norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_noise_has_the_size_it_says(lab_address, lab_visit, norm):
-    page = lab_visit(f"{lab_address}one.html")
+def test_noise_has_the_size_it_says(lab_attack, norm):
     eps = {"linf": 4 / 255, "l2": 1.5}[norm]
     task = {"attack": "noise", "norm": norm, "eps": eps, "steps": 1, "y": 0}
     x = [128] * 64 * 64 * 3
-    delta = np.array(page.evaluate(ATTACK, {"network": "standard", "x": x, "task": task})["image"])
+    delta = np.array(lab_attack(network="standard", x=x, task=task)["image"])
     delta -= 128 / 255
     if norm == "linf":
         np.testing.assert_allclose(np.abs(delta), eps)

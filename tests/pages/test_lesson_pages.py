@@ -8,20 +8,17 @@ from typing import Any
 import pytest
 from conftest import readers
 from course import explorers
-from repository import LESSONS
+from repository import LESSONS, ROOT
 from scripts import BLOCKED_STORAGE, SEEN
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "reduced_motion": "reduce", "has_touch": True}
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(path.stem, marks=pytest.mark.xdist_group(path.stem)) for path in LESSONS],
-)
+@pytest.fixture(scope="module", params=[path.stem for path in LESSONS])
 def page(request: pytest.FixtureRequest, browser: Any, book: Path) -> Iterator[Any]:
     """Open a lesson from disk, on a telephone; at the end it may not have missed anything.
 
-    It is opened once: the answers are tested before all folds are opened.
+    It is opened once: the answers are tested before all folds are opened, and paper before them.
     """
     with readers(browser) as reader:
         opened = reader(**PHONE).new_page()
@@ -29,6 +26,29 @@ def page(request: pytest.FixtureRequest, browser: Any, book: Path) -> Iterator[A
         opened.locator(".advlib-explorer").first.wait_for()
         yield opened
         assert opened.get_by_text(explorers.MISSED).count() == 0
+
+
+SEEN_ON_PAPER = """(selector) => [...document.querySelectorAll(selector)]
+  .filter((e) => e.checkVisibility() && e.getBoundingClientRect().height > 0)
+  .map((e) => e.outerHTML.slice(0, 120))"""
+
+
+def test_a_lesson_prints_as_a_document(page: Any) -> None:
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.emulate_media(media="print")
+    superfluous = (
+        "#pst-primary-sidebar, .bd-sidebar-secondary, .bd-header-article button, .copybtn, "
+        "article summary, .prev-next-area, .headerlink, #pst-back-to-top"
+    )
+    assert page.evaluate(SEEN_ON_PAPER, superfluous) == []
+    # On paper nobody scrolls.
+    code = page.locator("article .cell_input pre")
+    assert code.evaluate_all("all => all.every((e) => e.scrollWidth <= e.clientWidth + 1)")
+    figures = page.locator("article .cell_output :is(img, svg.drawing)")
+    breaks = figures.evaluate_all("all => all.map((e) => getComputedStyle(e).breakInside)")
+    assert set(breaks) == {"avoid"}
+    page.emulate_media(media="screen")
+    page.set_viewport_size(PHONE["viewport"])
 
 
 def lock(guess: Any) -> None:
@@ -178,6 +198,72 @@ def test_every_question_of_the_quiz_can_be_got_right_and_wrong(page: Any) -> Non
             check.click()
             assert form.locator(".advlib-wrong").count() == 1
     assert f"of {len(forms)} right" in page.locator(".advlib-score").inner_text()
+
+
+DRAWING = '"image/svg+xml": ['
+
+
+def drawings(page: Any, width: int) -> list[dict[str, Any]]:
+    """Return of each drawing in an open page what a reader sees in a window of this width."""
+    page.set_viewport_size({"width": width, "height": 900})
+    return page.evaluate(DRAWINGS)
+
+
+def test_drawings_fill_their_column_with_letters_that_can_be_read(page: Any) -> None:
+    page.emulate_media(color_scheme="light")
+    wide, narrow = drawings(page, 1280), drawings(page, 390)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_selector('html[data-theme="dark"]')
+    dark = drawings(page, 390)
+    lesson = ROOT / "notebooks" / f"{Path(page.url).stem}.ipynb"
+    stored = lesson.read_text(encoding="utf-8").count(DRAWING)
+    assert len(narrow) == len(dark) == len(wide) == stored > 0
+    for at_desk, by_day, by_night in zip(wide, narrow, dark, strict=True):
+        name = by_day["alt"]
+        assert len(name) > 20
+        for seen in (at_desk, by_day, by_night):
+            assert seen["filled"] >= 0.95 and not seen["filtered"] and not seen["outside"], name
+        assert by_day["letters"] >= 11, name
+        assert 13 <= at_desk["letters"] <= 17, name
+        assert by_day["contrast"] >= 4.5 and by_night["contrast"] >= 4.5, name
+        assert by_day["ink"] != by_night["ink"], name
+
+
+# Letters over pixels keep their colour; all others have that of the page.
+DRAWINGS = """() => {
+  for (const fold of document.querySelectorAll("details")) fold.open = true;
+  const numbers = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number);
+  const light = (colour) => numbers(colour)
+    .map((n) => n / 255)
+    .map((n) => n <= 0.04045 ? n / 12.92 : ((n + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, n, i) => sum + n * [0.2126, 0.7152, 0.0722][i], 0.05);
+  const background = getComputedStyle(document.body).backgroundColor;
+  const ratio = (colour) => {
+    const both = [light(colour), light(background)].sort((a, b) => a - b);
+    return both[1] / both[0];
+  };
+  return [...document.querySelectorAll("article svg.drawing")].map((svg) => {
+    const box = svg.getBoundingClientRect(), scale = box.width / svg.viewBox.baseVal.width;
+    const lines = [...svg.querySelectorAll("text")];
+    const size = (line) => parseFloat(getComputedStyle(line).fontSize) * scale;
+    const inks = lines.filter((line) => !line.hasAttribute("fill"))
+      .map((line) => getComputedStyle(line).fill);
+    let filtered = false;
+    for (let e = svg; e; e = e.parentElement) filtered ||= getComputedStyle(e).filter !== "none";
+    const outside = lines.map((line) => line.getBoundingClientRect())
+      .some((line) => line.left < box.left - 1 || line.right > box.right + 1
+        || line.top < box.top - 2 || line.bottom > box.bottom + 2);
+    return {
+      alt: svg.getAttribute("role") === "img" ? svg.ariaLabel : "",
+      filled: box.width / svg.parentElement.getBoundingClientRect().width,
+      letters: Math.min(...lines.map(size)),
+      contrast: Math.min(...inks.map(ratio)),
+      ink: inks[0],
+      filtered,
+      outside,
+    };
+  });
+}"""
 
 
 # -- what does not arrive, is forbidden or switched off

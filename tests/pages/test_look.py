@@ -6,21 +6,10 @@ from typing import Any
 
 import pytest
 from repository import LESSONS
-from scripts import WATCH_SHIFTS
+from scripts import SHIFTING, moved
 
-PAGES = ["book/index", "book/api-attacks", *(f"notebooks/{path.stem}" for path in LESSONS)]
 TYPICAL = ["book/index", "book/api-attacks", "notebooks/04-pgd"]
 WINDOWS = {"phone": (390, 844), "desktop": (1280, 900)}
-
-SLOW = 3
-"""How much slower a telephone is. A fast machine paints so late that nothing is left to move."""
-READ_ON = """async () => {
-  const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 30)));
-  for (let top = 0; top < document.documentElement.scrollHeight; top += innerHeight) {
-    scrollTo({ top, behavior: "instant" });
-    await frame();
-  }
-}"""
 
 
 @pytest.fixture
@@ -34,30 +23,15 @@ def window(reader: Callable[..., Any]) -> Callable[..., Any]:
     return start
 
 
+# At a desk, test_pages.py asks the same of every page's first visit.
 @pytest.mark.parametrize(
-    ("name", "size", "colours"),
-    [
-        *((name, size, "light") for name in PAGES for size in WINDOWS),
-        *((name, "phone", "dark") for name in TYPICAL),
-    ],
+    ("name", "colours"),
+    [*((name, "light") for name in SHIFTING), *((name, "dark") for name in TYPICAL)],
 )
 def test_nothing_moves_while_a_page_loads_and_is_read(
-    name: str, size: str, colours: str, address: str, window: Any
+    name: str, colours: str, address: str, window: Any
 ) -> None:
-    page = window(WINDOWS[size], colours)
-    page.add_init_script(WATCH_SHIFTS)
-    session = page.context.new_cdp_session(page)
-    session.send("Emulation.setCPUThrottlingRate", {"rate": SLOW})
-    page.goto(f"{address}{name}.html", wait_until="load")
-    page.evaluate("document.fonts.ready.then(() => true)")
-    page.wait_for_timeout(300)
-    session.send("Emulation.setCPUThrottlingRate", {"rate": 1})  # only images are to come
-    if name.startswith("notebooks/"):
-        page.evaluate(READ_ON)
-    moved = page.evaluate("moved")
-    # The reference begins with formulas, whose fonts come last.
-    limit = 0.02 if name == "book/api-attacks" else 0.01
-    assert sum(value for value, _, _ in moved) < limit, moved
+    assert moved(window(WINDOWS["phone"], colours), f"{address}{name}.html") == []
 
 
 @pytest.mark.parametrize("name", TYPICAL)
@@ -91,11 +65,6 @@ def test_a_reader_searches_and_arrives(home: str, address: str, book: Path, wind
     page.get_by_text("did not match any documents").wait_for(timeout=20_000)
 
 
-SEEN_ON_PAPER = """(selector) => [...document.querySelectorAll(selector)]
-  .filter((e) => e.checkVisibility() && e.getBoundingClientRect().height > 0)
-  .map((e) => e.outerHTML.slice(0, 120))"""
-
-
 def test_what_is_folded_is_laid_out_when_it_opens(book: Path, window: Any) -> None:
     """Then, too, code and outputs learn whether keys can scroll them."""
     page = window(WINDOWS["phone"])
@@ -106,24 +75,6 @@ def test_what_is_folded_is_laid_out_when_it_opens(book: Path, window: Any) -> No
     page.evaluate("document.querySelector('details:has(pre)').open = true")
     page.locator(asked).first.wait_for()
     assert page.locator(asked).count() < page.locator("details pre").count()
-
-
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-def test_a_lesson_prints_as_a_document(path: Path, book: Path, window: Any) -> None:
-    page = window(WINDOWS["desktop"])
-    page.goto((book / "notebooks" / f"{path.stem}.html").as_uri(), wait_until="load")
-    page.emulate_media(media="print")
-    superfluous = (
-        "#pst-primary-sidebar, .bd-sidebar-secondary, .bd-header-article button, .copybtn, "
-        "article summary, .prev-next-area, .headerlink, #pst-back-to-top"
-    )
-    assert page.evaluate(SEEN_ON_PAPER, superfluous) == []
-    # On paper nobody scrolls.
-    code = page.locator("article .cell_input pre")
-    assert code.evaluate_all("all => all.every((e) => e.scrollWidth <= e.clientWidth + 1)")
-    figures = page.locator("article .cell_output :is(img, svg.drawing)")
-    breaks = figures.evaluate_all("all => all.map((e) => getComputedStyle(e).breakInside)")
-    assert set(breaks) == {"avoid"}
 
 
 def test_a_lesson_that_was_read_prints_with_its_images(book: Path, window: Any) -> None:

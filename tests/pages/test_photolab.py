@@ -29,9 +29,6 @@ from advlib.gradients import input_gradient
 from advlib.models.efficientnet import EfficientNetLite0
 from advlib.models.imagenet import Normalised
 
-# With the tests of Firefox: one is started for all, and PyTorch computes once what is compared.
-pytestmark = pytest.mark.xdist_group("firefox")
-
 COMPARED, DOUBLES = 20, 3
 KERNELS = [True, False]
 """The compiled kernel, and the one in JavaScript."""

@@ -13,8 +13,6 @@ from PIL import Image
 
 from advlib.evaluation import predict
 
-pytestmark = pytest.mark.xdist_group("photolab page")  # its stored answers are computed once
-
 FILES = ("PNG", "JPEG 90", "JPEG 75", "JPEG 50")
 
 # -- the reader's own image

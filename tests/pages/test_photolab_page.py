@@ -16,8 +16,6 @@ from photolab_page import drawn, epsilon, load, pick, settled, verdicts
 
 import advlib
 
-pytestmark = pytest.mark.xdist_group("photolab page")  # its stored answers are computed once
-
 # A Worker keeps its own WebAssembly: there it is taken away by the first line of its script.
 NO_WASM_IN_WORKER = """const Plain = window.Blob;
 window.Blob = class extends Plain {
