@@ -188,6 +188,9 @@ h1.advlib-card { font-size: 1rem; padding-bottom: 0; }
 .advlib-card table { border-collapse: collapse; font-size: .9rem; }
 .advlib-card th, .advlib-card td { text-align: left; vertical-align: top;
   padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--line); }
+@media (max-width: 480px) { .advlib-card table { font-size: .7rem; }
+  .advlib-card td:is(:first-child, :nth-child(3)) { overflow-wrap: anywhere; }
+  .advlib-card :is(th, td) { padding-inline: .15rem; } }
 .advlib-card pre { white-space: pre-wrap; border: 1px solid var(--line); padding: .6rem; }
 .advlib-card .pairs { display: flex; flex-wrap: wrap; gap: 1rem; }
 .advlib-card figure { margin: 0; width: 17rem; max-width: 100%; font-size: .9rem; }

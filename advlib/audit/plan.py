@@ -10,12 +10,14 @@ from torch import Tensor
 
 from advlib.attacks.autopgd import apgd, apgd_over_classes
 from advlib.attacks.fgsm import fgsm
+from advlib.attacks.hop_skip_jump import hop_skip_jump
 from advlib.attacks.noise import noise
 from advlib.attacks.pgd import pgd
 from advlib.attacks.square import square
 from advlib.audit.robustness import robust_accuracy
 from advlib.contracts import Model
 from advlib.errors import InputError
+from advlib.threats import confine
 
 
 class Budget(NamedTuple):
@@ -39,7 +41,8 @@ class Attack:
     name
         What the report calls it; no two of a plan share one.
     knows
-        What the attacker sees of the model: ``"nothing"``, ``"gradients"`` or ``"logits"``.
+        What the attacker sees of the model: ``"nothing"``, ``"gradients"``, ``"logits"`` or
+        ``"decisions"``, the classes alone.
     run
         Called with the model, images, true classes and a `Budget`; returns perturbed images.
     settings
@@ -92,6 +95,7 @@ def plan(level: str, classes: int, *, differentiable: bool = True) -> tuple[Atta
             _member("apgd-margin", "gradients", climb, loss="margin", steps=100, restarts=3),
             _apgd_over_classes(classes, at_most=9, steps=100),
             by_queries(queries=3000),
+            _member("hop_skip_jump", "decisions", _run_hop_skip_jump, queries=1000),
         ),
     }
     if level not in plans:
@@ -167,6 +171,15 @@ def _run_robust_accuracy(
 
     _run(robust_accuracy, model, x, y, budget, on_fooled=keep, **settings)
     return x_adv
+
+
+def _run_hop_skip_jump(
+    model: Model, x: Tensor, y: Tensor, budget: Budget, **settings: Any
+) -> Tensor:
+    """The nearest points that fool, as far as they lie in the ball; others at its edge."""
+    options = budget._asdict() | {"norm": "linf" if budget.norm == "linf" else "l2"} | settings
+    eps = options.pop("eps")
+    return confine(x, hop_skip_jump(model, x, y, **options).x_adv - x, eps, budget.norm)
 
 
 def _run(

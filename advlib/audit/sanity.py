@@ -153,7 +153,7 @@ def check_order(rows: Sequence[tuple[str, int]], robust: int) -> list[Finding]:
     `rows` say for each attack, in order, what it knows and how many images it was the first to
     fool; no attack fooled the `robust` images.
     """
-    late = sum(fooled for knows, fooled in rows if knows == "logits")
+    late = sum(fooled for knows, fooled in rows if knows in ("logits", "decisions"))
     total = robust + late
     if all(knows != "gradients" for knows, _ in rows) or late < max(3, 0.05 * total):
         return []

@@ -124,6 +124,26 @@ def test_every_level_tries_robust_accuracy_before_auto_pgd(level: str) -> None:
     assert all(name in later for name in members if name.startswith("apgd"))
 
 
+@pytest.mark.parametrize("norm, eps", [("linf", 0.1), ("l2", 0.6), ("l1", 4.0)])
+def test_the_thorough_level_fools_a_model_that_tells_its_decisions_alone(
+    norm: str, eps: float
+) -> None:
+    network = small()
+    x, y = data(16)
+    member = plan("thorough", classes=5)[-1]
+    assert member.knows == "decisions"
+
+    def decisions(x: Tensor) -> Tensor:
+        return 9 * nn.functional.one_hot(network(x).argmax(1), 5).float()
+
+    options = {"norm": norm, "masking": False}
+    result = advlib.audit(decisions, x, y, eps, attacks=(member,), **options)
+    assert result.robust.count < result.clean.count
+    # Whoever sees the logits as well fools at least as many.
+    best = advlib.audit(network, x, y, eps, level="standard", **options)
+    assert result.robust.count >= best.robust.count
+
+
 def test_robust_accuracy_finds_in_an_audit_what_it_finds_alone() -> None:
     """Whatever the batch size: what is drawn for an image depends on its index."""
     model = small()
