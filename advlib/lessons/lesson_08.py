@@ -234,7 +234,7 @@ _SIGN_EPS = 3.0
 def _signs_for_bugs() -> tuple[tuple[nn.Module, ...], Tensor, Tensor, float]:
     """Three networks, signs with labels that they do not show, and the rise to halve."""
     networks = tuple(load(f"signs-small-{name}") for name in ("standard", "deep", "wide"))
-    x, y = signs.render(72, seed=8_306)
+    x, y = signs.render(32, seed=8_306)
     hidden, target = relabelled(
         networks[0],
         x,
@@ -244,7 +244,7 @@ def _signs_for_bugs() -> tuple[tuple[nn.Module, ...], Tensor, Tensor, float]:
         seed=1,
         hidden_from=networks[1],
     )
-    other = (target != y).nonzero()[:60, 0]
+    other = (target != y).nonzero()[:24, 0]
     x, hidden, target = x[other], hidden[other], target[other]
     return networks, x, target, _noticed(networks[2], x, hidden, target)
 
