@@ -184,9 +184,9 @@ def test_flipped_blocks_need_fewer_queries_than_square_attack() -> None:
 
 
 def test_queries_are_counted_image_by_image_and_end_with_the_first_that_fools() -> None:
-    x, y, rival = lesson_12._twenty()
+    model, x, y, rival = lesson_12._twenty()
     assert len(x) == 20 and int(rival.max()) == lesson_12._QUERIES > int(rival.min())
-    ask = lesson_12._counted(x[:1], y[:1])
+    ask = lesson_12._counted(model, x[:1], y[:1])
     for _ in range(3):
         assert ask(x[:1].expand(33, -1, -1, -1)).argmax(1).eq(y[0]).all()
     with pytest.raises(lesson_12._Enough) as enough:
@@ -194,7 +194,7 @@ def test_queries_are_counted_image_by_image_and_end_with_the_first_that_fools() 
     assert enough.value.args == (lesson_12._QUERIES,)
     # The network with the sign's own label called wrong: the first image fools it.
     with pytest.raises(lesson_12._Enough) as enough:
-        lesson_12._counted(x[:1], (y[:1] + 1) % 16)(x[:1].expand(5, -1, -1, -1))
+        lesson_12._counted(model, x[:1], (y[:1] + 1) % 16)(x[:1].expand(5, -1, -1, -1))
     assert enough.value.args == (1,)
 
 
