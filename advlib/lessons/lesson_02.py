@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from advlib import models
 from advlib.analysis.loss_landscape import boundary_distance
 from advlib.data import signs
+from advlib.fast import accelerated
 from advlib.gradients import input_gradient, margin
 from advlib.lessons import (
     Answer,
@@ -25,7 +26,6 @@ from advlib.lessons import (
 
 LossAt = Callable[[Tensor], Tensor]
 Place = tuple[int, int, int, int]
-MarginAt = Callable[[Tensor], Tensor]
 
 QUERIES, SIGNS, ENOUGH, STEP = 250, 8, 5, 2 / 255
 
@@ -229,8 +229,8 @@ def _direction(answer: Answer, model: nn.Module, x: Tensor, y: Tensor) -> Tensor
 @cache
 def _baseline() -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
     """The network, eight signs, their classes, and how far the casts and the gradient need go."""
-    model = models.load("signs-standard", "cpu")
     x, y = signs.render(SIGNS, seed=4)
+    model = accelerated(models.load("signs-standard", "cpu"), x, threads=1)
 
     def reach(direction: Tensor) -> Tensor:
         return boundary_distance(model, x, y, direction, 0.125, scan=20, bisections=6)
