@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -231,10 +231,8 @@ def _baseline() -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
     """The network, eight signs, their classes, and how far the casts and the gradient need go."""
     x, y = signs.render(SIGNS, seed=4)
     model = accelerated(models.load("signs-standard", "cpu"), x, threads=1)
-
-    def reach(direction: Tensor) -> Tensor:
-        return boundary_distance(model, x, y, direction, 0.125, scan=20, bisections=6)
-
-    casts = torch.cartesian_prod(*3 * [torch.tensor([-1.0, 1.0])]).view(8, 3, 1, 1)
-    nearest = torch.stack([reach(cast.expand_as(x)) for cast in casts]).amin(0)
-    return model, x, y, nearest, reach(input_gradient(model, x, y).grad.sign())
+    casts = torch.cartesian_prod(*3 * [torch.tensor([-1.0, 1.0])]).view(8, 1, 3, 1, 1)
+    casts = casts.expand(8, *x.shape).flatten(0, 1)  # each for all signs, in one batch
+    reach = partial(boundary_distance, model, limit=0.125, scan=20, bisections=6)
+    nearest = reach(x.repeat(8, 1, 1, 1), y.repeat(8), casts).view(8, SIGNS).amin(0)
+    return model, x, y, nearest, reach(x, y, input_gradient(model, x, y).grad.sign())
