@@ -284,7 +284,7 @@ def croce() -> Iterator[Callable[[], list[Result]]]:
         "MNIST, the network that TRADES released, under AutoAttack, eps 0.3",
         92.76,
         0.3,
-        "the same weights, another attack: `robust_accuracy` with 100 gradients an image, where "
+        "the same weights, our search with 100 gradients an image, where "
         "AutoAttack may take 1,900 and 5,000 queries",
     )
 
