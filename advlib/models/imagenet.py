@@ -1,9 +1,7 @@
 """ImageNet networks, wrapped to take pixels in [0, 1]: an installed one, and torchvision's."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import distribution
 from pathlib import Path
-from runpy import run_path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -112,12 +110,12 @@ def imagenet(
 
 
 def _installed(name: str, weights: str) -> Normalised:
+    from torchvision.models import SqueezeNet1_1_Weights
+
     _check_weights(name, weights, ["IMAGENET1K_V1"])
     net = built(EfficientNetLite0)
     load_installed(net)
-    # One file of torchvision: to import all of it takes longer than to attack a photograph.
-    meta = distribution("torchvision").locate_file("torchvision/models/_meta.py")
-    categories = run_path(str(meta))["_IMAGENET_CATEGORIES"]
+    categories = SqueezeNet1_1_Weights.IMAGENET1K_V1.meta["categories"]  # the same for all
     return Normalised(net, PIXEL_MEAN, PIXEL_STD, categories)
 
 

@@ -614,7 +614,7 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := set(given.groups) - set(names):
         parser.error(f"There is no group {sorted(unknown)[0]}: choose of {', '.join(names)}.")
-    known = failing(json.loads(STORED.read_text(encoding="utf-8")))
+    known = failing(json.loads(STORED.read_text(encoding="utf-8"))) if STORED.exists() else set()
     if not given.page:
         stored = measure(given.groups)
         STORED.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
