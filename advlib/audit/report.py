@@ -201,7 +201,8 @@ class Audit:
         """What the attackers see of the model, in words."""
         known = {row.knows for row in self.rows}
         words = "knows the model and takes its gradients" if "gradients" in known else ""
-        return words or ("may only ask for its logits" if "logits" in known else "own attacks")
+        asked = next((one for one in ("logits", "decisions") if one in known), None)
+        return words or (f"may only ask for its {asked}" if asked else "own attacks")
 
     def repeat(self) -> str:
         """The installation and the call that give these counts again."""

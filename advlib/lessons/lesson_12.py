@@ -176,6 +176,8 @@ def _check_choice(images: Tensor, best: Tensor, proposal: Tensor) -> None:
         raise Mistake(sentences.get(new, "the choice does not follow each image's own losses."))
 
 
+# -- exercise 12.3 ---------------------------------------------------------------------------------
+
 _EPS, _QUERIES = 4 / 255, 100
 
 

@@ -139,6 +139,7 @@ def test_the_thorough_level_fools_a_model_that_tells_its_decisions_alone(
     options = {"norm": norm, "masking": False}
     result = advlib.audit(decisions, x, y, eps, attacks=(member,), **options)
     assert result.robust.count < result.clean.count
+    assert result.attacker == "may only ask for its decisions"
     # Whoever sees the logits as well fools at least as many.
     best = advlib.audit(network, x, y, eps, level="standard", **options)
     assert result.robust.count >= best.robust.count
