@@ -148,5 +148,5 @@ def test_a_row_that_fails_is_seen_at_once() -> None:
     failed = json.loads(json.dumps(STORED))
     failed["rows"][0]["verdict"] = "fail"
     assert "**fail**" in scoreboard.page(failed)
-    known = {"MNIST, the network that TRADES released, under AutoAttack, eps 0.3"}
+    known = {"MNIST, the released network under AutoAttack, eps 0.3"}
     assert scoreboard.failing(STORED) == known
