@@ -4,19 +4,16 @@ Where a tool is missing, the tests that need it are skipped; with CI=true in the
 fail. Both say in one sentence what brings the tool.
 """
 
-import os
 import re
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import bidi
 import pytest
 import system
+from browsing import missing, readers, serving
 from lab_page import lab_address, lab_attack, lab_opening, lab_site, lab_visit
 from photolab_page import photo_address, photo_site, photo_visit
 from repository import LESSONS, ROOT
@@ -34,13 +31,6 @@ LESSON_NAMES = {path.stem for path in LESSONS}
 def pages() -> list[str]:
     """Return every built page, relative to the book's folder."""
     return sorted(path.relative_to(HTML).as_posix() for path in HTML.glob("**/*.html"))
-
-
-def missing(sentence: str) -> None:
-    """Fail where nothing may be left out, skip elsewhere; both with `sentence`."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(sentence, pytrace=False)
-    pytest.skip(sentence)
 
 
 # What takes long to begin is begun once: the tests of these files, or folders, share one worker.
@@ -102,21 +92,6 @@ def axe() -> str:
     return AXE.read_text(encoding="utf-8")
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: Any) -> None:
-        """Say nothing: the tests report what fails."""
-
-
-@contextmanager
-def serving(folder: Path, handler: type[SimpleHTTPRequestHandler] = Quiet) -> Iterator[str]:
-    """Serve a folder on this machine and say its address."""
-    answer = partial(handler, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
 @pytest.fixture(scope="session")
 def serve() -> Iterator[Callable[[Path], str]]:
     """Return a function that serves a folder on this machine and returns its address."""
@@ -149,38 +124,6 @@ def browser() -> Iterator[Any]:
             )
         yield chromium
         chromium.close()
-
-
-@contextmanager
-def readers(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Yield a function that starts a browser of a new reader; at the end no page complained.
-
-    It takes a `script` that comes before those of every page, what complaints the test itself
-    provokes (`expected`, a part of them), and Playwright's options of a context.
-    """
-    contexts, complaints = [], []
-
-    def start(script: str = "", expected: str | None = None, **options: Any) -> Any:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        if script:
-            context.add_init_script(script)
-
-        def complain(text: str) -> None:
-            if not (expected and expected in text):
-                complaints.append(text)
-
-        def listen(page: Any) -> None:
-            page.on("pageerror", lambda error: complain(str(error)))
-            page.on("console", lambda said: said.type == "error" and complain(said.text))
-
-        context.on("page", listen)
-        return context
-
-    yield start
-    for context in contexts:
-        context.close()
-    assert complaints == []
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browsing import readers
 from course import lab, labs, live_lab
 from finish import policy
 from torch import Tensor
@@ -138,8 +139,6 @@ def lab_visit(reader: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def lab_attack(browser: Any, lab_address: str) -> Iterator[Callable[..., Any]]:
     """Return a function that attacks one image with the lab's modules, all in one page."""
-    from conftest import readers  # which has imported this module
-
     with readers(browser) as reader:
         page = reader().new_page()
         page.goto(f"{lab_address}one.html")

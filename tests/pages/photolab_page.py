@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browsing import missing
 from course import lab, labs, photo_lab, photo_page
 from finish import policy, vendor
 from repository import ROOT
@@ -35,8 +36,6 @@ def photo_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         try:
             opening = photo_lab.write(folder, vendor.kernel(ROOT))
         except WeightsError as error:
-            from conftest import missing  # which has imported this module
-
             missing(str(error))
     sheets = (Path(base.__file__).parent / "widgets.css", lab.MODULES / "lab.css")
     for sheet in (*sheets, photo_lab.MODULES / "photolab.css"):

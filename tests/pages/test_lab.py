@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from browsing import Quiet, serving
 from cases import attacked
 from clocks import thread_time
-from conftest import Quiet, serving
 from course import lab, live_lab
 from lab_page import (
     FRAME,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import readers
+from browsing import readers
 from course import explorers
 from repository import LESSONS, ROOT
 from scripts import BLOCKED_STORAGE, SEEN

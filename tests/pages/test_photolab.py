@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from browsing import missing
 from cases import attacked
-from conftest import missing
 from course import lab, photo_lab, photo_networks
 from finish import policy, vendor
 from repository import ROOT
