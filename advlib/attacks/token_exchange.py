@@ -6,8 +6,9 @@ a shortlist. At one position, the similarity to the query changes to first order
 .. math:: (e_v - e_w) \\cdot g
 
 if the token :math:`w` with embedding :math:`e_w` is exchanged for :math:`v`, where :math:`g` is the
-gradient with respect to the embedding at that position: one matrix product ranks all words. The
-first of them are tried, the best one stays if it helps, and the next position is next.
+gradient with respect to the embedding there: one gradient and one matrix product rank all words for
+all positions. Each is then visited: the first of its list are tried, and the best one stays if it
+helps. After the last position comes a new gradient.
 
 References
 ----------
@@ -61,19 +62,19 @@ def plain_words(tokenizer: WordPiece, avoid: str = "") -> Tensor:
     )
 
 
-def exchange_gains(encoder: MiniLM, tokens: Tensor, position: int, target: Tensor) -> Tensor:
-    """The predicted change of the similarity for each token at one position, shape (vocabulary,).
+def exchange_gains(encoder: MiniLM, tokens: Tensor, positions: slice, target: Tensor) -> Tensor:
+    """The predicted change of the similarity for each token at k positions, shape (k, vocabulary).
 
-    `tokens` (t,) are the text; the one at `position` is exchanged. `target` (d,) is the unit vector
-    of the query.
+    `tokens` (t,) are the text; one of those at `positions` is exchanged. `target` (d,) is the unit
+    vector of the query.
     """
     table = encoder.token_embedding.weight
     leaf = table[tokens[None]].clone().requires_grad_()
     with torch.enable_grad():
         similarity = encoder.of_embeddings(leaf, tokens[None] != 0) @ target
         (grad,) = torch.autograd.grad(similarity.sum(), leaf)
-    g = grad[0, position]
-    return table.detach() @ g - table[tokens[position]].detach() @ g
+    g = grad[0, positions]
+    return g @ table.detach().T - (g * table.detach()[tokens[positions]]).sum(1, keepdim=True)
 
 
 def token_exchange(
@@ -83,7 +84,7 @@ def token_exchange(
     *,
     tokens: int = 8,
     sweeps: int = 3,
-    candidates: int = 8,
+    candidates: int = 2,
     allowed: Tensor | None = None,
     start: str | None = None,
     guided: bool = True,
@@ -100,7 +101,7 @@ def token_exchange(
     tokens
         Length of the suffix: the budget.
     sweeps
-        How often each position is visited.
+        How often each position is visited; each sweep takes one gradient.
     candidates
         How many exchanges are tried at each visit.
     allowed
@@ -110,7 +111,7 @@ def token_exchange(
         The suffix to begin with, in place of `tokens` words drawn at random.
     guided
         Whether the gradient chooses what is tried. If False it is drawn at random, `GRADIENT_COST`
-        more words at each visit, so that both show the encoder as many texts.
+        more words in each sweep, so that both show the encoder as many texts.
     generator
         Draws the first suffix, and what a random search tries. None: seed 0.
 
@@ -140,28 +141,26 @@ def token_exchange(
     (target,) = encoder.encode([query])
     with torch.no_grad():
         best = float(encoder(now[None]) @ target)
-    spent, suffixes, similarities = 1, [], []
-
-    def note() -> None:
-        suffixes.append(tokenizer.decode(now[len(body) - 1 : -1].tolist()))
-        similarities.append(best)
-
-    note()
-    for visit in range(sweeps * len(first)):
-        position = len(body) - 1 + visit % len(first)
-        if guided:
-            gains = exchange_gains(encoder, now, position, target)
-            gains[~allowed.to(device)] = -torch.inf
-            tried = gains.topk(min(candidates, len(choices))).indices
+    k, places = len(first), slice(len(body) - 1, len(now) - 1)
+    spent, suffixes, similarities = 1, [tokenizer.decode(now[places].tolist())], [best]
+    for visit in range(sweeps * k):
+        place = visit % k
+        if guided and place == 0:
+            gains = exchange_gains(encoder, now, places, target)
+            gains[:, ~allowed.to(device)] = -torch.inf
             spent += GRADIENT_COST
+        if guided:
+            tried = gains[place].topk(min(candidates, len(choices))).indices
         else:
-            tried = drawn(candidates + GRADIENT_COST).to(device)
+            more = GRADIENT_COST * (place + 1) // k - GRADIENT_COST * place // k
+            tried = drawn(candidates + more).to(device)
         rows = now.repeat(len(tried), 1)
-        rows[:, position] = tried
+        rows[:, places.start + place] = tried
         with torch.no_grad():
             similarity, row = (encoder(rows) @ target).max(0)
         spent += len(tried)
         if similarity > best:
             now, best = rows[row], float(similarity)
-        note()
+        suffixes.append(tokenizer.decode(now[places].tolist()))
+        similarities.append(best)
     return Exchanged(f"{text} {suffixes[-1]}", suffixes, similarities, spent)

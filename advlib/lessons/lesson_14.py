@@ -123,7 +123,7 @@ def above_the_median(answer: Answer) -> str:
         encoder = minilm()
     except WeightsError as error:
         raise Mistake(f"this exercise needs the sentence encoder: {error}") from None
-    places = []
+    places, held = [], {topic: sentences(encoder, p.text) for topic, p in library.items()}
     for topic, other in PAIRS:
         text, query = library[topic].text, library[other].query
         given = answer(encoder, text, query)
@@ -138,9 +138,9 @@ def above_the_median(answer: Answer) -> str:
         if copied:
             raise Mistake(f"{', '.join(copied)}: too close to a word of the query.")
         (target,) = encoder.encode([query])
-        own = median_sentence(encoder, given, target)
-        rivals = [p.text for p in library.values() if p.topic != topic]
-        places.append(1 + sum(median_sentence(encoder, p, target) > own for p in rivals))
+        own = (sentences(encoder, given) @ target).median()
+        rivals = [vectors for name, vectors in held.items() if name != topic]
+        places.append(1 + sum(bool((of @ target).median() > own) for of in rivals))
     said = f"{PAIRS[0][0]} at place {places[0]} and {PAIRS[1][0]} at place {places[1]}"
     if max(places) > 3:
         raise Mistake(
@@ -149,6 +149,6 @@ def above_the_median(answer: Answer) -> str:
     return f"{said}. The median holds only as long as the attacker writes fewer than half of it."
 
 
-def median_sentence(encoder: MiniLM, text: str, target: Tensor) -> float:
-    """The median of the similarities of a text's sentences to the unit vector of a query."""
-    return float((encoder.encode(re.split(r"(?<=[.!?]) ", text)) @ target).median())
+def sentences(encoder: MiniLM, text: str) -> Tensor:
+    """The unit vectors of a text's sentences."""
+    return encoder.encode(re.split(r"(?<=[.!?]) ", text))

@@ -1,6 +1,7 @@
 """Token exchange: the predicted gain is the gradient's, and the suffix is a text."""
 
-from importlib import resources
+from importlib import import_module, resources
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from advlib.models import MiniLM, minilm
 RANDOM_STATE_IS_WATCHED = True
 TEXT = "Knead the dough and let it rise."
 QUERY = "How can I reset my password?"
-QUICK = {"tokens": 3, "sweeps": 1, "candidates": 4}
+QUICK = {"tokens": 4, "sweeps": 1, "candidates": 4}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def test_the_predicted_gain_is_that_of_finite_differences(encoder: MiniLM) -> No
     double = minilm().double()
     tokens = torch.tensor(encoder.tokenizer.encode(TEXT))
     target = double.encode([QUERY])[0]
-    gains = exchange_gains(double, tokens, 2, target)
+    gains = exchange_gains(double, tokens, slice(2, 4), target)[0]
     embeddings = double.token_embedding(tokens[None])
     for word in ("lock", "the", "password"):
         step = torch.zeros_like(embeddings)
@@ -48,8 +49,8 @@ def test_the_suffix_is_a_text_with_the_similarity_that_is_reported(
     seen, wanted = encoder.encode([found.text, QUERY])
     assert float(seen @ wanted) == pytest.approx(found.similarities[-1], abs=1e-5)
     assert found.similarities == sorted(found.similarities)
-    assert len(found.suffixes) == len(found.similarities) == 4
-    assert all(len(suffix.split()) == 3 for suffix in found.suffixes)
+    assert len(found.suffixes) == len(found.similarities) == 5
+    assert all(len(suffix.split()) == 4 for suffix in found.suffixes)
 
 
 def test_the_random_search_shows_the_encoder_as_many_texts(encoder: MiniLM) -> None:
@@ -57,7 +58,20 @@ def test_the_random_search_shows_the_encoder_as_many_texts(encoder: MiniLM) -> N
         token_exchange(encoder, TEXT, QUERY, guided=guided, **QUICK).forward_passes
         for guided in (True, False)
     }
-    assert spent == {1 + 3 * (3 + 4)}
+    assert spent == {1 + 3 + 4 * 4}
+
+
+def test_a_sweep_takes_one_gradient(encoder: MiniLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        asked.append(arguments)
+        return exchange_gains(*arguments)
+
+    module = import_module("advlib.attacks.token_exchange")
+    monkeypatch.setattr(module, "exchange_gains", counted)
+    token_exchange(encoder, TEXT, QUERY, tokens=2, sweeps=3, candidates=1)
+    assert len(asked) == 3
 
 
 def test_the_gradient_beats_a_random_search(encoder: MiniLM) -> None:
@@ -115,6 +129,6 @@ def test_the_stored_attacks_are_what_the_search_finds(encoder: MiniLM) -> None:
     topic, other, suffix = rows[1]
     text, query = by_topic[topic].text, by_topic[other].query
     generator = torch.Generator().manual_seed(100 + numbers[topic])
-    made = token_exchange(encoder, text, query, sweeps=1, candidates=4, generator=generator)
+    made = token_exchange(encoder, text, query, generator=generator)
     seen, wanted = encoder.encode([f"{text} {suffix}", query])
     assert float(seen @ wanted) == pytest.approx(made.similarities[-1], abs=0.1)
