@@ -20,7 +20,7 @@ from advlib.analysis.relabelling import relabelled
 from advlib.attacks import fgsm, pgd
 from advlib.attacks.fast_fgsm import fast_fgsm
 from advlib.data import signs
-from advlib.defences import augmentation, losses
+from advlib.defences import augmentation, intervals, losses
 from advlib.defences.cost import counted, not_counted
 from advlib.errors import InputError
 from advlib.evaluation import accuracy
@@ -67,8 +67,9 @@ class Recipe:
     ``"fgsm"``, ``"fast"`` (Wong et al. 2020) or ``"noisy"`` (de Jorge et al. 2022); or, where the
     labels are not the true ones, ``"noise"`` of that size, as a control."""
     objective: str = "cross-entropy"
-    """Or ``"label smoothing"``, ``"gradient penalty"``, ``"trades"``, weighted by `strength`; or
-    ``"denoising"``, of Gaussian noise with a standard deviation of up to `sigma`."""
+    """Or ``"label smoothing"``, ``"gradient penalty"``, ``"trades"`` or ``"interval bounds"``, each
+    weighted by `strength`; or ``"denoising"``, of Gaussian noise with a standard deviation of up to
+    `sigma`."""
     strength: float = 0.0
     delay: float = 0.0
     """Part of all steps before the attack, or the gradient penalty, begins to grow."""
@@ -76,7 +77,12 @@ class Recipe:
     """``"views"`` (moved, turned, lit) or ``"gaussian"`` noise with standard deviation `sigma`."""
     sigma: float = 0.0
     watch: int = 0
-    """Held-out images on which to measure accuracy, clean and attacked, after each epoch."""
+    """Held-out images on which to measure accuracy, clean and attacked, after each epoch, or after
+    every few of them, `watch_every`."""
+    watch_every: int = 1
+    early: bool = False
+    """Early stopping (Rice et al. 2020): the weights of the watched epoch that is best under PGD,
+    in place of the last."""
     style: str = "vienna"
     """How the signs are drawn, one of ``signs.STYLES``."""
     half: bool = False
@@ -208,6 +214,21 @@ FAMILIES: tuple[Recipe, ...] = (
 )
 """The families of lesson 11: with signs-small-standard, three parents with a robust child each."""
 
+_FEW: dict[str, Any] = dict(
+    images=512,
+    epochs=200,
+    batch_size=32,
+    lr=0.02,
+    eps=4 / 255,
+    delay=0.05,
+    ramp=0.1,
+    steps=2,
+    seed=1,
+    data_seed=1_100_000,
+    half=True,
+)
+"""How the fully connected networks of lesson 9 are trained: many steps on few images."""
+
 _SINGLE_STEP: dict[str, Any] = dict(
     images=2048, epochs=12, lr=0.1, eps=16 / 255, start="signs-robust", watch=128
 )
@@ -255,6 +276,33 @@ _ALL: tuple[Recipe, ...] = (
     *_students(),
     *SMALL,
     *FAMILIES,
+    Recipe(
+        "signs-mlp-pgd",
+        "PGD adversarial training of a fully connected network, for many epochs on few images.",
+        watch=256,
+        watch_every=5,
+        **_FEW,
+    ),
+    Recipe(
+        "signs-mlp-pgd-early",
+        "The same, stopped at the epoch that withstood PGD best (Rice et al. 2020).",
+        watch=256,
+        watch_every=5,
+        early=True,
+        **_FEW,
+    ),
+    Recipe(
+        "signs-mlp-pgd-more-data",
+        "The same on four times as many images, in as many steps.",
+        **(_FEW | dict(images=2048, epochs=50)),
+    ),
+    Recipe(
+        "signs-mlp-interval",
+        "As signs-mlp-pgd-more-data, but trained on interval bounds (Gowal et al. 2018).",
+        objective="interval bounds",
+        strength=0.5,
+        **(_FEW | dict(images=2048, epochs=50, steps=0, eps=1 / 255, delay=0.2, ramp=0.5)),
+    ),
     Recipe(
         "signs-fgsm-overfit",
         "signs-robust trained further against FGSM in a larger ball: it learns to resist this "
@@ -307,11 +355,16 @@ def train_model(recipe: Recipe) -> tuple[nn.Module, dict[str, str]]:
     if recipe.start is not None:
         shipped.load_weights(model, shipped.weights_path(recipe.start))
     watched: list[dict[str, float]] = []
+    best: dict[str, Tensor] = {}
 
-    def on_epoch(_: int, __: Epoch) -> None:
-        if recipe.watch:
-            with not_counted(cost):
-                watched.append(_watch(recipe, model))
+    def on_epoch(epoch: int, seen: Epoch) -> None:
+        if not recipe.watch or (epoch + 1) % recipe.watch_every:
+            return
+        with not_counted(cost):
+            found = {"epoch": epoch + 1, "trained": seen.accuracy, **_watch(recipe, model)}
+        if all(found["pgd10"] > earlier["pgd10"] for earlier in watched):
+            best.update({name: value.clone() for name, value in model.state_dict().items()})
+        watched.append(found)
 
     with counted(model) as cost:
         history = train(
@@ -329,6 +382,11 @@ def train_model(recipe: Recipe) -> tuple[nn.Module, dict[str, str]]:
             seed=recipe.seed,
             on_epoch=on_epoch,
         )
+    if recipe.early and best:
+        model.load_state_dict(best)
+    if recipe.objective == "interval bounds":  # centres and radii, one layer after the other
+        more = round(2 * (1 - recipe.delay) * cost.forward)
+        cost.forward, cost.backward = cost.forward + more, cost.backward + more
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -371,7 +429,7 @@ def adversary(recipe: Recipe) -> Perturb | None:
 
     A network that cannot classify yet learns nothing from the full attack.
     """
-    if recipe.eps == 0 or recipe.labels != "true" or recipe.objective == "trades":
+    if recipe.eps == 0 or recipe.labels != "true" or recipe.objective != "cross-entropy":
         return None
     parts, generator = _growing(recipe), torch.Generator().manual_seed(recipe.seed)
 
@@ -413,6 +471,9 @@ def objective(recipe: Recipe) -> Objective:
         if recipe.objective == "gradient penalty":
             return losses.gradient_penalty(model, x, y, strength=part * recipe.strength)
         eps = recipe.eps * part
+        if recipe.objective == "interval bounds":
+            share = recipe.strength * part
+            return intervals.interval_bounds(model, x, y, eps=eps, share=share)
         return losses.trades(
             model,
             x,

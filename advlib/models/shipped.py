@@ -18,6 +18,7 @@ from advlib.models.architectures import MLP, Denoiser, Linear, PlainCNN, SignNet
 from advlib.models.files import built
 
 _small = partial(SignNet, widths=(8, 16, 32), depths=(1, 1, 1))
+_mlp = partial(MLP, hidden=(64, 64), pool=2)
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the shipped weights and their model cards."""
@@ -29,7 +30,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "signs-standard": SignNet,
     "signs-robust": SignNet,
     "signs-linear": Linear,
-    "signs-mlp": partial(MLP, hidden=(64, 64), pool=2),
+    "signs-mlp": _mlp,
     "signs-cnn": PlainCNN,
     "signs-vit": partial(SignViT, depth=3),
     "signs-american": partial(_small, widths=(12, 24, 48)),
@@ -48,6 +49,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{f"signs-small-{how}": _small for how in ("fgsm", "fast", "pgd", "pgd7", "trades")},
     **{f"signs-small-standard-{seed}": _small for seed in (1, 2)},
     **{f"signs-small-child-{seed}": _small for seed in range(3)},
+    **{f"signs-mlp-{how}": _mlp for how in ("pgd", "pgd-early", "pgd-more-data", "interval")},
     "signs-fgsm-overfit": SignNet,
     "signs-fgsm-mended": SignNet,
     "signs-denoiser": Denoiser,
@@ -63,8 +65,9 @@ architectures, trained on clean images. ``signs-american`` and ``signs-american-
 drawn in the other style (lesson 11). ``signs-student-...`` were trained on perturbed images with
 the attacker's labels only, or on noisy ones (lesson 8). ``signs-small-...`` are the rows of lesson
 9's table, but ``signs-small-standard-1`` and ``-2`` and ``signs-small-child-0`` to ``-2``, the
-families of lesson 11; ``signs-fgsm-overfit`` shows catastrophic overfitting to FGSM,
-``signs-fgsm-mended`` avoids it. ``signs-denoiser`` is no classifier: it takes images to images.
+families of lesson 11. Also in lesson 9: ``signs-mlp-pgd``, its best epoch ``-early``, and
+``-more-data``; ``signs-mlp-interval``, which has certificates; ``signs-fgsm-overfit``, which
+overfits to FGSM, and ``signs-fgsm-mended``. ``signs-denoiser`` takes images to images.
 """
 
 

@@ -103,6 +103,7 @@ def test_the_attack_waits_and_then_grows():
         ("signs-small-pgd7", 9, 8),
         ("signs-small-trades", 6, 4),
         ("signs-small-gradient-penalty", 1, 2),
+        ("signs-mlp-interval", 3, 3),
     ],
 )
 def test_cost_counts_the_training_and_nothing_else(name, forward, backward):
@@ -112,7 +113,31 @@ def test_cost_counts_the_training_and_nothing_else(name, forward, backward):
     assert (cost["forward"], cost["backward"]) == (64 * forward, 64 * backward)
     assert 0 < cost["seconds"] < 60
     (shares,) = json.loads(metadata["watched"])
-    assert set(shares) == {"clean", "fgsm", "pgd10"} and min(shares.values()) >= 0
+    assert set(shares) == {"epoch", "trained", "clean", "fgsm", "pgd10"}
+    assert shares["epoch"] == 1 and min(shares.values()) >= 0
+
+
+def test_early_stopping_keeps_the_first_epoch_that_was_best_under_pgd(monkeypatch):
+    recipe = replace(recipes.RECIPES["signs-mlp-pgd-early"], images=32, epochs=6, watch_every=2)
+    under = iter((0.2, 0.5, 0.5))
+    seen = []
+
+    def watch(_, model):
+        seen.append(model.head.bias.detach().clone())
+        return {"pgd10": next(under)}
+
+    monkeypatch.setattr(recipes, "_watch", watch)
+    model, metadata = recipes.train_model(recipe)
+    record = json.loads(metadata["watched"])
+    assert [each["epoch"] for each in record] == [2, 4, 6]
+    assert torch.equal(model.head.bias, seen[1]) and not torch.equal(seen[1], seen[2])
+    under = iter((0.2, 0.5, 0.5))
+    last, _ = recipes.train_model(replace(recipe, early=False))
+    assert torch.equal(last.head.bias, seen[2]), "without it the last epoch is kept"
+
+
+def test_interval_bounds_and_attacks_are_not_mixed():
+    assert recipes.adversary(recipes.RECIPES["signs-mlp-interval"]) is None
 
 
 def test_rows_of_the_table_differ_from_its_base_in_what_they_are_about():
