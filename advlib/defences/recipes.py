@@ -166,10 +166,10 @@ def _students() -> list[Recipe]:
         "rand": (rand, {}),
         "noise": ("The control of D_rand: " + control, dict(attack="noise")),
         "hidden": (hidden + "Nakkiran 2019).", dict(hidden_from="signs-small-deep")),
-        "det": (det, dict(labels="next", images=3072)),
+        "det": (det, dict(labels="next", images=3072, half=True)),
         "det-noise": (
             "The control of D_det: " + control,
-            dict(labels="next", images=3072, attack="noise"),
+            dict(labels="next", images=3072, half=True, attack="noise"),
         ),
     }
     common: dict[str, Any] = dict(labels="random", images=6144, epochs=8, eps=RELABEL_EPS, steps=5)
