@@ -60,6 +60,7 @@ def add_parser(commands: Any) -> None:
     add("--piece-size", type=int, help="images lost at most by an interruption")
     add("--seed", type=int, default=0)
     add("--name", help="what the card calls the model")
+    add("--jpeg", type=int, help="the model sees every image as a JPEG file of this quality, 1-100")
     add("--device", help="cpu, cuda, mps; the best there is by default")
     add("--threads", type=int, help="CPU threads")
     add("--progress", action=argparse.BooleanOptionalAction, help="by default on a terminal")
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         if device.type == "cuda" and "LOCAL_RANK" in os.environ:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         try:
-            same = ("eps", "norm", "level", "batch_size", "piece_size", "seed", "progress")
+            same = ("eps", "norm", "level", "batch_size", "piece_size", "seed", "jpeg", "progress")
             model = load_model(options.model, device)
             # What knows its classes by name knows what the folders of photographs may be called.
             photos = Path(options.data).is_dir() and bool(getattr(model, "categories", ()))

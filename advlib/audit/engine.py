@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from advlib import threats
+from advlib.attacks.adaptive import averaged
 from advlib.audit.plan import Attack, Budget
+from advlib.audit.sanity import DRAWS, VOTES
 from advlib.audit.sources import digest
 from advlib.contracts import Model, check_logits, undisturbed
 from advlib.errors import InputError
@@ -81,6 +83,8 @@ class Setup:
     batch_size: int
     seed: int
     device: torch.device
+    random: bool
+    """Whether the model draws at random: attacks then see a mean, and a majority decides."""
 
 
 def attack_piece(setup: Setup, start: int, x: Tensor, y: Tensor) -> Piece:
@@ -114,7 +118,8 @@ def _attack(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     began, model.forward, model.backward = time.perf_counter(), 0, 0
-    x_adv = attack.run(model, x, y, Budget(setup.eps, setup.norm, setup.batch_size, generator))
+    seen = averaged(model, DRAWS) if setup.random else model
+    x_adv = attack.run(seen, x, y, Budget(setup.eps, setup.norm, setup.batch_size, generator))
     _check_inside(attack.name, x, x_adv, setup)
     fooled = ~_correct(model, x_adv, y, setup)
     seconds = round(time.perf_counter() - began, 3)
@@ -129,12 +134,15 @@ def seed_of(*parts: object) -> int:
 
 @torch.no_grad()
 def _correct(model: Model, x: Tensor, y: Tensor, setup: Setup) -> Tensor:
-    """Whether each image is classified correctly."""
-    correct = []
+    """Whether each image is classified correctly; of a random model, in most of several draws."""
+    correct, votes = [], VOTES if setup.random else 1
     for part, classes in zip(x.split(setup.batch_size), y.split(setup.batch_size), strict=True):
-        logits = model(part.clone())  # a model may normalise in place
-        check_logits(logits, part, classes)
-        correct.append(logits.argmax(1) == classes)
+        times = torch.zeros_like(classes)
+        for _ in range(votes):
+            logits = model(part.clone())  # a model may normalise in place
+            check_logits(logits, part, classes)
+            times += logits.argmax(1) == classes
+        correct.append(2 * times > votes)
     return torch.cat(correct)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from advlib.attacks.autopgd import apgd, apgd_over_classes
 from advlib.attacks.fgsm import fgsm
+from advlib.attacks.fmn import fmn
 from advlib.attacks.hop_skip_jump import hop_skip_jump
 from advlib.attacks.noise import noise
 from advlib.attacks.pgd import pgd
@@ -17,7 +18,7 @@ from advlib.attacks.square import square
 from advlib.audit.robustness import robust_accuracy
 from advlib.contracts import Model
 from advlib.errors import InputError
-from advlib.threats import confine
+from advlib.threats import confine, per_image
 
 
 class Budget(NamedTuple):
@@ -64,7 +65,7 @@ def plan(level: str, classes: int, *, differentiable: bool = True) -> tuple[Atta
     Parameters
     ----------
     level
-        ``"quick"``: 26 gradients an image at most, to see whether anything is wrong.
+        ``"quick"``: 156 gradients an image at most, to see whether anything is wrong.
         ``"standard"``: what a claim needs. ``"thorough"``: many steps, restarts and queries.
     classes
         How many classes the model knows.
@@ -73,24 +74,32 @@ def plan(level: str, classes: int, *, differentiable: bool = True) -> tuple[Atta
     """
     pgd_ce = partial(_member, "pgd-ce", "gradients", _run_pgd, loss="ce")
     robust = partial(_member, "robust_accuracy", "gradients", _run_robust_accuracy)
+    corners = partial(_member, "corners", "gradients", _run_robust_accuracy, corners=True)
+    nearest = partial(_member, "fmn", "gradients", _run_fmn)
     by_queries = partial(_member, "square", "logits", partial(_run, square))
     climb = partial(_run, apgd)
     plans = {
         "quick": (
             pgd_ce(steps=5, random_start=True),
             robust(gradients=20),
+            corners(gradients=100),
+            _apgd_over_classes(classes, at_most=3, steps=10),
             by_queries(queries=50),
         ),
         "standard": (
             pgd_ce(steps=10, random_start=False),
             robust(gradients=40),
-            _member("apgd-ce", "gradients", climb, loss="ce", steps=40, restarts=1),
-            _apgd_over_classes(classes, at_most=3, steps=30),
+            corners(gradients=200),
+            nearest(steps=60),
+            _member("apgd-ce", "gradients", climb, loss="ce", steps=60, restarts=1),
+            _apgd_over_classes(classes, at_most=9, steps=30),
             by_queries(queries=200),
         ),
         "thorough": (
             pgd_ce(steps=20, random_start=False),
             robust(gradients=60),
+            corners(gradients=1000),
+            nearest(steps=500),
             _member("apgd-ce", "gradients", climb, loss="ce", steps=100, restarts=3),
             _member("apgd-margin", "gradients", climb, loss="margin", steps=100, restarts=3),
             _apgd_over_classes(classes, at_most=9, steps=100),
@@ -171,6 +180,12 @@ def _run_robust_accuracy(
 
     _run(robust_accuracy, model, x, y, budget, on_fooled=keep, **settings)
     return x_adv
+
+
+def _run_fmn(model: Model, x: Tensor, y: Tensor, budget: Budget, steps: int) -> Tensor:
+    """The nearest points that fool, where they lie in the ball."""
+    found = fmn(model, x, y, norm=budget.norm, steps=steps, batch_size=budget.batch_size)
+    return torch.where(per_image(found.eps <= budget.eps, x), found.x_adv, x)
 
 
 def _run_hop_skip_jump(

@@ -149,7 +149,9 @@ class Audit:
     def threat(self) -> str:
         """The threat model in words."""
         norm = {"linf": "L-infinity", "l2": "L2", "l1": "L1"}[self.norm]
-        return f"{norm}, eps {self.eps:.4g} ({255 * self.eps:.4g}/255)"
+        words = f"{norm}, eps {self.eps:.4g} ({255 * self.eps:.4g}/255)"
+        quality = self.settings.get("jpeg")
+        return f"{words}, images seen as JPEG of quality {quality}" if quality else words
 
     def to_json(self) -> str:
         """The card for programs; its form is described in `advlib.audit`."""
@@ -206,7 +208,7 @@ class Audit:
 
     def repeat(self) -> str:
         """The installation and the call that give these counts again."""
-        names = ("batch_size", "piece_size", "seed")
+        names = ("batch_size", "piece_size", "seed", "jpeg")
         own = self.level == "own attacks"
         given = {"eps": self.eps, "norm": self.norm, **({} if own else {"level": self.level})}
         given |= {name: self.settings[name] for name in names if name in self.settings}

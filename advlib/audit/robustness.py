@@ -69,6 +69,7 @@ def robust_accuracy(
     *,
     norm: str = "linf",
     gradients: int = 40,
+    corners: bool = False,
     batch_size: int = 256,
     generator: torch.Generator | None = None,
     on_fooled: OnFooled | None = None,
@@ -87,6 +88,10 @@ def robust_accuracy(
         boundary after four runs gets no more: farther than the distance it was brought, divided by
         the number of its runs. So fewer may be taken than are allowed. A last hundredth
         of them may be left as well: it would make many small batches.
+    corners
+        Let further runs begin at corners of the ball, where pixels are moved as far as they go in
+        columns, rows, squares or one by one, and climb towards whichever wrong class is ahead. It
+        finds more on networks that saturate, as FGSM training and large budgets make them.
     batch_size
         Images at work at a time, >= 1: it decides time and memory, and changes the result no
         more than rounding does.
@@ -125,7 +130,9 @@ def robust_accuracy(
     bar = progress_bar(show=progress, unit="gradient", desc="attacking", total=gradients * len(x))
     with undisturbed(model, x.device), bar:
         ball = Ball(x, eps, norm)
-        search = _Search(model, ball, y, gradients, batch_size, generator, on_fooled, bar.update)
+        search = _Search(
+            model, ball, y, gradients, corners, batch_size, generator, on_fooled, bar.update
+        )
         search.run(search.remaining.nonzero().squeeze(1), min(FIRST_STEPS, gradients))
         while ball.eps > 0 and search.left() > MAY_BE_LEFT * gradients * len(x):
             steps = min(RUN_STEPS, 2 * gradients, search.left())
@@ -158,8 +165,8 @@ ROUND_ROWS = 512
 """A round of fewer images begins several runs of each at once, so that batches stay full."""
 FIRST_STEP = 1.5
 """Length of the first step of a run, in parts of `eps`; the last is near 0."""
-ANY_CLASS = -1
-"""The target of a first run: whichever wrong class is ahead."""
+ANY_CLASS, AGAIN = -1, -2
+"""The target of a first run, and of one that begins at a corner: whichever wrong class is ahead."""
 
 
 @dataclass
@@ -179,6 +186,7 @@ class _Search:
         ball: Ball,
         y: Tensor,
         gradients: int,
+        corners: bool,
         batch_size: int,
         generator: torch.Generator | None,
         on_fooled: OnFooled | None,
@@ -189,7 +197,7 @@ class _Search:
         # Where the randomness of each image begins.
         self.seeds = torch.randint(2**31, (n,), generator=generator, device=device).tolist()
         self.model, self.ball, self.y = model, ball, y
-        self.gradients, self.batch_size = gradients, batch_size
+        self.gradients, self.corners, self.batch_size = gradients, corners, batch_size
         self.on_fooled, self.advance = on_fooled, advance
         self.checked = False
         # Without an attacker, and at every point visited.
@@ -258,7 +266,8 @@ class _Search:
         """Images that begin runs: the first from `x` towards any class, then one by one."""
         turn = (self.runs[rows, None] + torch.arange(at_once, device=rows.device)).flatten()
         rows = rows.repeat_interleave(at_once)
-        target = self.order[rows, (turn - 1).clamp_min(0) % self.order.shape[1]]
+        place = (turn - 1).clamp_min(0) // (1 + self.corners)
+        target = self.order[rows, place % self.order.shape[1]]
         ball, first = self.ball[rows], turn == 0
         start, again = ball.x.clone(), (~first).nonzero().squeeze(1)
         # A point of each ball, drawn from each image's own randomness.
@@ -267,7 +276,10 @@ class _Search:
             again.tolist(), rows[again].tolist(), turn[again].tolist(), strict=True
         ):
             one = self.ball[row : row + 1]
-            start[i] = one.settle(one.random_point(drawn.manual_seed(self.seeds[row] + run)))[0]
+            draw = _corner if self.corners else Ball.random_point
+            start[i] = one.settle(draw(one, drawn.manual_seed(self.seeds[row] + run)))[0]
+        if self.corners:  # every other run is for one class
+            target = torch.where(turn % 2 == 1, AGAIN, target)
         target = torch.where(first, ANY_CLASS, target)
         return _Pool(rows, ball, start, torch.zeros_like(rows), target)
 
@@ -276,7 +288,7 @@ class _Search:
 
         def ahead(logits: Tensor, y: Tensor) -> Tensor:
             nearest = logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1)
-            target = torch.where(pool.target == ANY_CLASS, nearest, pool.target)
+            target = torch.where(pool.target < 0, nearest, pool.target)
             two = logits.gather(1, torch.stack([target, y], 1))
             return two[:, 0] - two[:, 1]
 
@@ -339,6 +351,19 @@ class _Search:
             # A model may normalise in place.
             seen = look(self.model, part.x_adv.clone(), y, margin, gradient=False, check=False)
             self._note(part, seen.logits)
+
+
+def _corner(ball: Ball, generator: torch.Generator) -> Tensor:
+    """A point of each ball, as far away as it goes: groups of pixels up or down."""
+    channels, high, wide = ball.x.shape[1:] if ball.x.ndim == 4 else (1, 1, ball.x[0].numel())
+    side = math.ceil(high / 7)
+    group = ((high, 1), (1, wide), (side, side), (1, 1))
+    rows, columns = group[int(torch.randint(4, (1,), generator=generator))]
+    size = (channels, math.ceil(high / rows), math.ceil(wide / columns))
+    up = torch.rand(size, generator=generator) < 0.5
+    up = up.repeat_interleave(rows, 1)[:, :high].repeat_interleave(columns, 2)[:, :, :wide]
+    delta = torch.where(up, 1.0, -1.0).to(ball.x).view_as(ball.x[0]).expand_as(ball.x)
+    return ball.norm.confine(ball.x, delta, ball.eps, settle=False)
 
 
 def _joined(parts: tuple[Tensor, ...]) -> Tensor:

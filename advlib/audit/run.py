@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from advlib.attacks.adaptive import straight_through
 from advlib.attacks.fmn import fmn
 from advlib.audit import plan, sanity
 from advlib.audit.card import Near
@@ -21,12 +22,13 @@ from advlib.audit.gradient_masking import MOST_IMAGES, masking_symptoms
 from advlib.audit.photos import photo_folder
 from advlib.audit.plan import Attack
 from advlib.audit.report import Audit, ClassShare, Row
-from advlib.audit.sanity import Finding
+from advlib.audit.sanity import DRAWS, VOTES, Finding
 from advlib.audit.sharding import ProcessLostError, Team
 from advlib.audit.sources import Stream, digest, raw_bytes, stream
 from advlib.audit.store import Store, check_writable, fingerprint
 from advlib.contracts import Model, check_eps, check_steps, progress_bar, undisturbed
-from advlib.errors import AdvlibError
+from advlib.defences.transforms import JPEG
+from advlib.errors import AdvlibError, InputError
 from advlib.evaluation import predict, wilson
 from advlib.gradients import look, margin
 from advlib.threats import check_norm
@@ -63,6 +65,7 @@ def audit(
     piece_size: int | None = None,
     seed: int = 0,
     name: str | None = None,
+    jpeg: int | None = None,
     masking: bool = True,
     progress: bool | None = None,
     resume: str | os.PathLike | None = None,
@@ -100,6 +103,10 @@ def audit(
         Of all that is random. Equal seeds give equal counts, on however many processes.
     name
         What the report calls the model. None: its class.
+    jpeg
+        The model sees every image, attacked or not, as a JPEG file of this quality, 1 to 100; the
+        attacks know, and pass the gradient straight through (`advlib.defences.transforms.JPEG`).
+        None: as it is.
     masking
         Look for symptoms of gradient masking on the first images.
     progress
@@ -124,6 +131,8 @@ def audit(
     check_norm(norm)
     eps = check_eps(eps)
     show = sys.stderr.isatty() if progress is None else progress
+    name = name or type(model).__name__
+    model = model if jpeg is None else _SeenAsJPEG(model, jpeg)
     if isinstance(x, (str, os.PathLike)) and y is None:
         source = photo_folder(x, model, _device(model, torch.zeros(())), progress=show)
     else:
@@ -136,7 +145,7 @@ def audit(
     pieces = Path(resume) if resume is not None else folder and folder / "pieces"
     team = Team.assemble()
     chosen = level if attacks is None else attacks
-    job = _Job(model, source, chosen, eps, norm, batch_size, piece_size, seed, name)
+    job = _Job(model, source, chosen, eps, norm, batch_size, piece_size, seed, name, jpeg)
     team.agree(fingerprint(job.identity()), "model, data or settings")
     store = Store.open(pieces, job.identity())
     if show and team.leads:
@@ -163,12 +172,13 @@ class _Job:
         batch_size: int,
         piece_size: int,
         seed: int,
-        name: str | None,
+        name: str,
+        jpeg: int | None = None,
     ) -> None:
         """Check the model and the budget, and choose the attacks."""
         self.source, self.piece_size = source, piece_size
         self.pieces = -(-source.count // piece_size)
-        self.name = name or type(model).__name__
+        self.name, self.jpeg = name, jpeg
         first = source.piece(0, min(CHECKED_IMAGES, source.count))
         device = _device(model, first[0])
         x, y = (part.to(device) for part in first)
@@ -181,7 +191,7 @@ class _Job:
             self.level = attacks
         else:
             members, self.level = plan.chosen(attacks), "own attacks"
-        self.setup = Setup(model, members, eps, norm, batch_size, seed, device)
+        self.setup = Setup(model, members, eps, norm, batch_size, seed, device, checked.random)
         last = source.piece(max(0, source.count - CHECKED_IMAGES), source.count)
         known = [str(source.count), digest(*first), digest(*last), source.known]
         self.data_digest = hashlib.sha256(" ".join(known).encode()).hexdigest()
@@ -211,6 +221,26 @@ class _Job:
         start = number * self.piece_size
         stop = min(start + self.piece_size, self.source.count)
         return attack_piece(self.setup, start, *self.source.piece(start, stop))
+
+
+class _SeenAsJPEG(JPEG):
+    """A model that is sent files; the gradient passes as if nothing were lost in them."""
+
+    def __init__(self, model: Model, quality: int) -> None:
+        super().__init__(cast(nn.Module, model), quality)  # a function is kept as well
+        self.quality, self.look = quality, straight_through(super().prepare)
+        self.training = getattr(model, "training", False)
+        for name in ("categories", "preparation"):
+            setattr(self, name, getattr(model, name, ()))
+
+    def prepare(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] not in (1, 3):
+            raise InputError(f"jpeg: images (n, 1 or 3, h, w) are expected; got {tuple(x.shape)}.")
+        self.to(x.device)
+        return self.look(x.expand(-1, 3, -1, -1))[:, : x.shape[1]]
+
+    def extra_repr(self) -> str:
+        return f"quality {self.quality}"
 
 
 class _Results:
@@ -296,6 +326,8 @@ def _at_most(job: _Job, processes: int, masking: bool) -> tuple[float, float]:
             times.append((time.perf_counter() - began) / len(x))
     _, backward, forward = times
     passes = [plan.at_most(attack) for attack in setup.attacks]
+    draws, votes = (DRAWS, VOTES) if setup.random else (1, 0)
+    passes = [(draws * f + votes, draws * b) for f, b in passes]
     total = images * sum(f * forward + b * backward for f, b in passes) / processes
     total += min(images, NEAREST_AMONG) * NEAREST_STEPS * backward
     if masking:  # of each of them as many passes as its measurements took at most
@@ -347,6 +379,7 @@ def _conclude(
     findings = [*job.findings, *sanity.check_clean(clean.count, total, job.classes)]
     findings += sanity.check_order([(row.knows, row.fooled) for row in rows], robust)
     settings = {name: getattr(setup, name) for name in ("seed", "batch_size")}
+    settings |= {} if job.jpeg is None else {"jpeg": job.jpeg}
     gpu = setup.device.type == "cuda"
     device = torch.cuda.get_device_name(setup.device) if gpu else str(setup.device)
     return Audit(

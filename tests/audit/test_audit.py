@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 import advlib
 from advlib import threats
+from advlib.attacks.autopgd import apgd, apgd_over_classes
+from advlib.attacks.square import square
 from advlib.audit import (
     LEVELS,
     Attack,
@@ -24,8 +26,9 @@ from advlib.audit import (
     robust_accuracy,
     sanity,
 )
-from advlib.audit.engine import seed_of
+from advlib.audit.engine import Counted, seed_of
 from advlib.audit.plan import plan
+from advlib.defences import transforms
 from advlib.errors import InputError, LabelError, ModelOutputError, PixelError, ThreatError
 
 RANDOM_STATE_IS_WATCHED = True
@@ -242,12 +245,79 @@ def test_other_norms_and_few_classes(norm: str, classes: int) -> None:
     assert result.norm == norm and result.robust.count < 12
 
 
+# -- how strong ---------------------------------------------------------------------------------
+
+
+def saturating(seed: int, eps: float = 0.4) -> tuple[nn.Module, Tensor, Tensor]:
+    """A small network under FGSM training, as MNIST's are, on ten black and white patterns."""
+    chance = torch.Generator().manual_seed(seed)
+    wide = nn.functional.interpolate(torch.randn(10, 1, 5, 5, generator=chance), size=(14, 14))
+    patterns = (wide > 0.1).float()
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        y = torch.randint(10, (n,), generator=chance)
+        flipped = torch.rand(n, 1, 14, 14, generator=chance) < 0.08
+        return torch.where(flipped, 1 - patterns[y], patterns[y]), y
+
+    model = reference.without_seed(
+        lambda: nn.Sequential(
+            *(nn.Conv2d(1, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(256, 10)),
+        )
+    )
+    reference.fill(model, seed, 1.0)
+    optimiser = torch.optim.Adam(model.parameters(), 5e-3)
+    for _ in range(300):
+        x, y = draw(64)
+        x_adv = advlib.attacks.fast_fgsm(model, x, y, eps, generator=chance)
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(x_adv), y).backward()
+        optimiser.step()
+    return model.eval().requires_grad_(False), *draw(60)
+
+
+def by_autoattack(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """What AutoAttack's members leave: Auto-PGD twice, a minimal perturbation, Square Attack."""
+    left = model(x).argmax(1) == y
+    for attack in (
+        lambda *given: apgd(*given, steps=100),
+        lambda *given: apgd_over_classes(*given, steps=100),
+        lambda *given: square(*given, queries=2500),
+    ):
+        rows = left.nonzero().squeeze(1)
+        left[rows] = model(attack(model, x[rows], y[rows], eps)).argmax(1) == y[rows]
+    return left
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_standard_level_finds_what_the_members_of_autoattack_find_in_half_the_passes(
+    seed: int,
+) -> None:
+    model, x, y = saturating(seed)
+    counted = Counted(model)
+    left = int(by_autoattack(counted, x, y, 0.4).sum())
+    passes = counted.forward + 2 * counted.backward
+    assert 3 < left < 50
+    counted = Counted(model)
+    found = advlib.audit(counted, x, y, 0.4, masking=False)
+    assert found.robust.count <= left + 1
+    assert counted.forward + 2 * counted.backward < passes / 1.5
+    # Without what was added for such networks it finds fewer.
+    known = [one for one in plan("standard", 10) if not one.name.startswith(("corners", "apgd"))]
+    weaker = advlib.audit(model, x, y, 0.4, attacks=known, masking=False)
+    assert weaker.robust.count > found.robust.count
+
+
 # -- what is noticed ------------------------------------------------------------------------------
 
 
 BAD_OUTPUTS = {
     "two outputs": (lambda z: (z, z), "tuple"),
     "probabilities": (lambda z: z.softmax(1), "probabilities.*softmax.*log"),
+    "decisions": (
+        lambda z: nn.functional.one_hot(z.argmax(1), 5).float(),
+        "All are 0 or 1: these are decisions.*before the argmax.*hop_skip_jump",
+    ),
     "constant": (lambda z: z * 0 + torch.arange(5.0), "same logits for every image"),
     "classes": (lambda z: z.argmax(1), "logits"),
     "nan": (lambda z: z * float("nan"), "NaN"),
@@ -345,6 +415,87 @@ def test_a_random_model_is_noticed_and_yet_gives_equal_counts() -> None:
     first, second = (advlib.audit(Noisy(), x, y, EPS, **QUIET) for _ in range(2))
     assert "random-model" in names(first)
     assert counts(first) == counts(second)
+
+
+def test_a_random_model_is_attacked_through_a_mean_and_judged_by_a_majority() -> None:
+    (x, y), model = data(), Noisy(0.05)
+    seen: list[Tensor] = []
+
+    def look(model: Any, x: Tensor, y: Tensor) -> Tensor:
+        seen.extend((model(x).detach(), x.clone(), advlib.fgsm(model, x, y, EPS)))
+        return seen[-1]
+
+    result = advlib.audit(model, x, y, EPS, attacks={"look": look}, masking=False)
+    row, (logits, shown, x_adv) = result.rows[0], seen
+    # Two looks through the mean, one of them with a gradient, and the votes.
+    assert row.forward == row.attacked * (2 * sanity.DRAWS + sanity.VOTES)
+    assert row.backward == row.attacked * sanity.DRAWS
+    # A mean of four is half as far from the centre as one draw is.
+    with torch.no_grad(), torch.random.fork_rng([]):
+        centre, one = torch.stack([model(shown) for _ in range(400)]).mean(0), model(shown)
+        own = y[result.fooled_by != -2]
+        often = torch.stack([model(x_adv).argmax(1) != own for _ in range(400)]).float().mean(0)
+    assert float((logits - centre).std()) < 0.7 * float((one - centre).std())
+    # Where nearly all of many draws agree, nine agree too.
+    fooled = result.fooled_by[result.fooled_by != -2] == 0
+    assert bool(fooled[often > 0.9].all()) and not bool(fooled[often < 0.1].any())
+    assert int((often > 0.9).sum()) > 3 and int((often < 0.1).sum()) > 3
+    assert f"mean logits of {sanity.DRAWS} draws" in str(result)
+
+
+def test_rounding_in_another_order_is_no_randomness() -> None:
+    model = small()
+    chance = torch.Generator().manual_seed(0)
+
+    def rounded(x: Tensor) -> Tensor:
+        return model(x) * (1 + 1e-6 * torch.rand(1, generator=chance))
+
+    result = advlib.audit(rounded, *data(), EPS, **QUIET)
+    assert "random-model" not in names(result)
+
+
+class Photographed(nn.Module):
+    """It knows what reaches it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels, self.model = channels, reference.mlp(256 * channels, 4, scale=2.0).float()
+        self.shown: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shown.append(x.detach().clone())
+        return self.model(x)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_model_that_is_sent_jpeg_files_is_attacked_through_them(channels: int) -> None:
+    model = Photographed(channels).eval()
+    x = 0.35 + 0.3 * reference.images(24, channels, 16, 16).float()
+    jpeg = transforms.JPEG(nn.Identity(), 80)
+    with torch.no_grad():
+        y = model.model(jpeg(x.expand(-1, 3, -1, -1))[:, :channels]).argmax(1)
+    model.shown.clear()
+    result = advlib.audit(model, x, y, 0.1, jpeg=80, masking=False, level="quick")
+    # What reaches the model is a file whose file is the same; and gradients lead through it.
+    shown = torch.cat(model.shown)
+    again = jpeg(shown.expand(-1, 3, -1, -1))[:, :channels]
+    inside = (shown > 0.001).flatten(1).all(1) & (shown < 0.999).flatten(1).all(1)
+    assert inside.any() and torch.allclose(again[inside], shown[inside], atol=1e-4)
+    assert result.clean.count == 24 and "zero-gradient" not in names(result)
+    assert result.robust.count < 24 and "training-mode" not in names(result)
+    for told in (result.markdown(), result.html(), str(result)):
+        assert "images seen as JPEG of quality 80" in told
+    assert "jpeg=80" in result.repeat() and result.name == "Photographed"
+    others = [advlib.audit(model, x, y, 0.1, jpeg=q, **QUIET).model for q in (80, 81, None)]
+    assert len({other["digest"] for other in others}) == 3 and others[0] == result.model
+
+
+def test_a_quality_or_images_that_no_jpeg_has_are_refused() -> None:
+    x, y = data()
+    with pytest.raises(InputError, match="quality is 101"):
+        advlib.audit(small(), x, y, EPS, jpeg=101)
+    with pytest.raises(InputError, match="jpeg: images .* are expected"):
+        advlib.audit(small(), x.flatten(1), y, EPS, jpeg=80)
 
 
 def test_training_mode_is_noticed_and_put_back() -> None:

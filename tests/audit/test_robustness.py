@@ -7,7 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from advlib import pgd, threats
-from advlib.audit.robustness import CLASSES, FIRST_STEPS, PATIENCE, RUN_STEPS, robust_accuracy
+from advlib.audit.robustness import (
+    CLASSES,
+    FIRST_STEPS,
+    PATIENCE,
+    RUN_STEPS,
+    _corner,
+    robust_accuracy,
+)
 from advlib.contracts import Model
 from advlib.errors import ModelOutputError, ThreatError
 
@@ -49,8 +56,11 @@ def data(model: nn.Module, n: int = 40) -> tuple[Tensor, Tensor]:
 # -- the truth where it is known -------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.08), ("l1", 0.1)])
-def test_of_a_linear_model_it_finds_exactly_the_images_that_stand(norm: str, eps: float) -> None:
+def test_of_a_linear_model_it_finds_exactly_the_images_that_stand(
+    norm: str, eps: float, corners: bool
+) -> None:
     chance = torch.Generator().manual_seed(0)
     weight = torch.randn(4, 12, generator=chance)
     model = nn.Linear(12, 4).requires_grad_(False)
@@ -67,7 +77,7 @@ def test_of_a_linear_model_it_finds_exactly_the_images_that_stand(norm: str, eps
     assert 10 < stands.sum() < 50
     clear = ((lead - reach).abs() > 1e-3).all(1)  # not on the edge of rounding
 
-    found = robust_accuracy(model, x, y, eps, norm=norm, gradients=60)
+    found = robust_accuracy(model, x, y, eps, norm=norm, gradients=60, corners=corners)
 
     assert torch.equal(found.robust[clear], stands[clear])
     assert found.clean.count == 60 and found.accuracy.count == int(found.robust.sum())
@@ -91,6 +101,41 @@ def test_large_logits_hide_nothing(factor: float) -> None:
     masked = robust_accuracy(lambda x: factor * model(x), x, y, 0.03, gradients=20)
     assert 0 < plain.accuracy.count < 40
     assert abs(masked.accuracy.count - plain.accuracy.count) <= 1
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 12), (1, 4, 5), (10,)])
+def test_corners_are_as_far_away_as_may_be_and_in_groups(shape: tuple[int, ...]) -> None:
+    x = 0.4 + 0.2 * torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+    for norm, eps in (("linf", 0.1), ("l2", 0.3), ("l1", 0.5)):
+        ball = threats.Ball(x, eps, norm)
+        points = [_corner(ball, torch.Generator().manual_seed(seed)) for seed in range(40)]
+        for point in points:
+            settled = ball.settle(point)
+            assert 0.999 * eps < float(threats.norm(settled - x, norm)) <= eps
+        if len(shape) == 3 and norm == "linf":
+            up = torch.cat([(point > x).float() for point in points])
+            alike = [
+                (up == up[..., :1, :]).flatten(1).all(1),
+                (up == up[..., :1]).flatten(1).all(1),
+            ]
+            assert all(5 <= int(rows.sum()) <= 20 for rows in alike)  # columns, and rows
+
+
+def test_corners_are_where_later_runs_begin_and_no_first_look() -> None:
+    model, seen = network(), []
+    x = 0.3 + 0.4 * data(model, 1)[0]  # with room on both sides
+    y = model(x).argmax(1)
+
+    def watched(x_adv: Tensor) -> Tensor:
+        seen.append(x_adv.detach().clone())
+        return model(x_adv)
+
+    found = robust_accuracy(watched, x, y, 1e-3, gradients=60, corners=True)
+    assert found.clean.count == 1 and torch.equal(seen[0], x)
+    far = [(points - x).abs().flatten(1).amin(1).amax() for points in seen]
+    assert float(max(far)) > 0.99e-3  # every pixel value is at its end
+    again = robust_accuracy(model, x, y, 1e-3, gradients=60, corners=True, batch_size=2)
+    assert torch.equal(again.robust, found.robust) and again.gradients == found.gradients
 
 
 # -- the price -------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The page for those who come from other libraries: what stands there runs, and finds the same."""
 
+import inspect
 import re
 
 import numpy as np
@@ -31,6 +32,11 @@ def names() -> dict:
         "mean_image": torch.tensor(mean).view(-1, 1, 1),
         "std_image": torch.tensor(std).view(-1, 1, 1),
     }
+
+
+@pytest.fixture(autouse=True)
+def norms_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advlib.threats, "NORMS", dict(advlib.threats.NORMS))
 
 
 def test_each_example_has_its_counterpart() -> None:
@@ -84,3 +90,51 @@ def test_their_side_runs_where_they_are_installed(who: str, code: str) -> None:
             np.random.set_state(state)
     x_adv = given["x_adv"]
     assert tuple((x_adv[-1] if isinstance(x_adv, list) else x_adv).shape) == tuple(given["x"].shape)
+
+
+def test_each_channel_keeps_its_own_budget() -> None:
+    given = names()
+    exec(next(code for code in OURS if "Channels" in code), given)
+    moved = (given["x_adv"] - given["x"]).abs().amax((0, 2, 3)) * 255
+    # Pixel by pixel, and nearly all of it is spent.
+    assert bool((moved <= torch.tensor([8.0, 4.0, 8.0]) + 1e-4).all()) and float(moved[1]) > 3.9
+    assert float(moved[0]) > 7.9 and float(moved[2]) > 7.9
+
+
+TABLE = [line.split("|")[1:5] for line in PAGE.splitlines() if line.startswith("| ")]
+
+
+def test_every_option_has_a_row_and_every_row_an_answer() -> None:
+    assert len(TABLE) > 25 and all(len(row) == 4 and row[3].strip() for row in TABLE)
+    assert any("none:" in row[3] for row in TABLE)
+
+
+def options(who: str) -> set[str]:
+    """What FGSM and PGD of a library can be told, and their base class has methods for."""
+    found: set[str] = set()
+    if who == "torchattacks":
+        library = pytest.importorskip(who, reason=f"{who} is not installed")
+        kinds = [library.FGSM, library.PGD, library.PGDL2, library.FFGSM, library.BIM]
+        setters = {name for name in vars(library.attack.Attack) if name.startswith("set_")}
+        found = setters | {"save", "load", "to_type"}
+    elif who == "foolbox":
+        library = pytest.importorskip(who, reason=f"{who} is not installed")
+        known = library.attacks
+        kinds = [known.FGSM, known.LinfPGD, known.L2PGD, known.L1PGD, library.PyTorchModel]
+        own = {"get_loss_fn", "get_optimizer", "get_random_start", "normalize", "distance"}
+        found = own & set(dir(known.LinfPGD)) | {"repeat(times)", "epsilons"}
+    else:
+        pytest.importorskip("art", reason="ART is not installed")
+        from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
+
+        kinds = [FastGradientMethod, ProjectedGradientDescent]
+    for kind in kinds:
+        found |= set(inspect.signature(kind.__init__).parameters) - {"self", "model"}
+    return found
+
+
+@pytest.mark.parametrize("column, who", list(enumerate(("torchattacks", "foolbox", "ART"))))
+def test_the_table_lists_every_option_of_fgsm_and_pgd(column: int, who: str) -> None:
+    strength._find_peers()
+    told = " ".join(row[column] for row in TABLE)
+    assert [name for name in sorted(options(who)) if f"`{name}`" not in told] == []

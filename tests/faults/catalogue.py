@@ -332,23 +332,27 @@ ROBUSTNESS = [
     ("an image is fooled twice", "self.on_fooled(row[at], pool.x_adv[at])", "self.on_fooled(row, pool.x_adv)"),
     ("the ends are not looked at", "        self._look_at_ends(ended)\n        self.runs", "        self.runs"),
     ("the margin is that of the last point", 'self.margin.scatter_reduce_(0, row, value, "amax")', "self.margin[row] = value"),
-    ("every run is towards the same class", "(turn - 1).clamp_min(0) % self.order.shape[1]", "(turn * 0).clamp_min(0) % self.order.shape[1]"),
+    ("every run is towards the same class", "place % self.order.shape[1]", "place * 0"),
     ("the nearest class is the farthest", "wrong.topk(choices, dim=1).indices", "wrong.topk(choices, dim=1, largest=False).indices"),
     ("the class itself is a target", "wrong = logits.scatter(1, y[:, None], -torch.inf)\n        self.order", "wrong = logits\n        self.order"),
-    ("every run begins at the image", "            start[i] = one.settle(one.random_point(drawn.manual_seed(self.seeds[row] + run)))[0]\n", "            pass\n"),
-    ("starts are not put inside", "one.settle(one.random_point(drawn.manual_seed(self.seeds[row] + run)))[0]", "one.random_point(drawn.manual_seed(self.seeds[row] + run))[0]"),
+    ("every run begins at the image", "            start[i] = one.settle(draw(one, drawn.manual_seed(self.seeds[row] + run)))[0]\n", "            pass\n"),
+    ("starts are not put inside", "one.settle(draw(one, drawn.manual_seed(self.seeds[row] + run)))[0]", "draw(one, drawn.manual_seed(self.seeds[row] + run))[0]"),
     ("every run of an image begins at the same point", "drawn.manual_seed(self.seeds[row] + run)", "drawn.manual_seed(self.seeds[row])"),
     ("the start depends on the place in the batch", "drawn.manual_seed(self.seeds[row] + run)", "drawn.manual_seed(i)"),
     ("the start is in the ball of another image", "one = self.ball[row : row + 1]", "one = self.ball[i : i + 1]"),
     ("steps do not shrink", "phase = (pool.t / steps * math.pi).cos().add(1).div(2)", "phase = torch.ones_like(pool.t / steps)"),
     ("steps leave the ball", "return replace(pool, t=pool.t + 1, x_adv=pool.ball.settle(moved))", "return replace(pool, t=pool.t + 1, x_adv=moved)"),
-    ("the loss is that of any class", "target = torch.where(pool.target == ANY_CLASS, nearest, pool.target)", "target = nearest"),
+    ("the loss is that of any class", "target = torch.where(pool.target < 0, nearest, pool.target)", "target = nearest"),
     ("steps go down", "return two[:, 0] - two[:, 1]", "return two[:, 1] - two[:, 0]"),
     ("gradients are not counted", "        self.spent.index_add_(0, pool.row, torch.ones_like(pool.row))\n", ""),
     ("a gradient that is not finite is silent", "        check_finite(seen.finite())\n", ""),
     ("NaN logits remain", "        check_finite(~value.isnan().any())\n", ""),
     ("gradients are those of other rows", "pool, grad = pool[stay], grad[stay]", "pool, grad = pool[stay], grad[: len(stay)]"),
     ("nobody looks at the logits", "first, self.checked = not self.checked, True", "first, self.checked = False, True"),
+    ("a corner is a point like any other", "draw = _corner if self.corners else Ball.random_point", "draw = Ball.random_point"),
+    ("a run from a corner counts as the first", "torch.where(turn % 2 == 1, AGAIN, target)", "torch.where(turn % 2 == 1, ANY_CLASS, target)"),
+    ("corners have no rows and columns", "int(torch.randint(4, (1,), generator=generator))", "2 + int(torch.randint(2, (1,), generator=generator))"),
+    ("a corner lies halfway", "torch.where(up, 1.0, -1.0)", "torch.where(up, 1e-4, -1e-4)"),
 ]  # fmt: skip
 
 FOLDING = [
@@ -427,6 +431,19 @@ HOP_SKIP_JUMP = [
     ("the boundary is where it began", "            self.here[rows[fooled]] = points[fooled]\n", ""),
 ]  # fmt: skip
 
+ENGINE = [
+    ("an attack sees one draw of a random model", "averaged(model, DRAWS) if setup.random else model", "model"),
+    ("one draw judges a random model", "VOTES if setup.random else 1", "1"),
+    ("one draw in nine fools", "correct.append(2 * times > votes)", "correct.append(times >= votes)"),
+]  # fmt: skip
+
+RUN = [
+    ("a JPEG hides the gradient", "straight_through(super().prepare)", "super().prepare"),
+    ("JPEG is not told", '{} if job.jpeg is None else {"jpeg": job.jpeg}', "{}"),
+    ("another quality is the same audit", 'return f"quality {self.quality}"', 'return ""'),
+    ("no file is made", "model if jpeg is None else _SeenAsJPEG(model, jpeg)", "model"),
+]  # fmt: skip
+
 CARD = [
     ("names are taken for tags", "<title>{title}</title>", "<title>{audit.name}</title>"),
     ("cells are taken for tags", "<td>{escape(str(cell))}</td>", "<td>{cell}</td>"),
@@ -474,6 +491,8 @@ FAULTS = [
         "attacks/square": SQUARE,
         "attacks/eight_bit": EIGHT_BIT,
         "audit/robustness": ROBUSTNESS,
+        "audit/engine": ENGINE,
+        "audit/run": RUN,
         "audit/card": CARD,
         "audit/photos": PHOTOS,
         "fast/folding": FOLDING,

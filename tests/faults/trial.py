@@ -44,6 +44,8 @@ TESTS = {
     "attacks/eight_bit": ["attacks/test_eight_bit.py"],
     "attacks/square": ["attacks/test_square.py", "core/test_contract.py"],
     "audit/robustness": ["audit/test_robustness.py", "core/test_contract.py"],
+    "audit/engine": ["audit/test_audit.py"],
+    "audit/run": ["audit/test_audit.py"],
     "audit/card": ["audit/test_card.py"],
     "audit/photos": ["audit/test_photos.py"],
     "fast/folding": ["fast/test_folding.py", "fast/test_accelerate.py"],
