@@ -1,6 +1,7 @@
 """An audit from beginning to end: check the model, attack piece by piece, gather, report."""
 
 import hashlib
+import io
 import os
 import sys
 import time
@@ -8,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,6 @@ from advlib.audit.sharding import ProcessLostError, Team
 from advlib.audit.sources import Stream, digest, raw_bytes, stream
 from advlib.audit.store import Store, check_writable, fingerprint
 from advlib.contracts import Model, check_eps, check_steps, progress_bar, undisturbed
-from advlib.defences.transforms import JPEG
 from advlib.errors import AdvlibError, InputError
 from advlib.evaluation import predict, wilson
 from advlib.gradients import look, margin
@@ -105,8 +106,7 @@ def audit(
         What the report calls the model. None: its class.
     jpeg
         The model sees every image, attacked or not, as a JPEG file of this quality, 1 to 100; the
-        attacks know, and pass the gradient straight through (`advlib.defences.transforms.JPEG`).
-        None: as it is.
+        attacks know, and pass the gradient straight through. None: as it is.
     masking
         Look for symptoms of gradient masking on the first images.
     progress
@@ -223,21 +223,34 @@ class _Job:
         return attack_piece(self.setup, start, *self.source.piece(start, stop))
 
 
-class _SeenAsJPEG(JPEG):
+class _SeenAsJPEG(nn.Module):
     """A model that is sent files; the gradient passes as if nothing were lost in them."""
 
     def __init__(self, model: Model, quality: int) -> None:
-        super().__init__(cast(nn.Module, model), quality)  # a function is kept as well
-        self.quality, self.look = quality, straight_through(super().prepare)
-        self.training = getattr(model, "training", False)
+        super().__init__()
+        self.model, self.quality = model, check_steps("jpeg", quality)
+        if quality > 100:
+            raise InputError(f"jpeg is {quality}; a quality from 1 to 100 is expected.")
+        self.look, self.training = straight_through(self.saved), getattr(model, "training", False)
         for name in ("categories", "preparation"):
             setattr(self, name, getattr(model, name, ()))
 
-    def prepare(self, x: Tensor) -> Tensor:
+    def saved(self, x: Tensor) -> Tensor:
+        """The images (n, c, h, w) as Pillow writes and reads them."""
+        from PIL import Image
+
         if x.ndim != 4 or x.shape[1] not in (1, 3):
             raise InputError(f"jpeg: images (n, 1 or 3, h, w) are expected; got {tuple(x.shape)}.")
-        self.to(x.device)
-        return self.look(x.expand(-1, 3, -1, -1))[:, : x.shape[1]]
+        levels = (x * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        read = []
+        for image in levels[..., 0] if x.shape[1] == 1 else levels:
+            file = io.BytesIO()
+            Image.fromarray(image).save(file, "JPEG", quality=self.quality)
+            read.append(torch.from_numpy(np.array(Image.open(file))).view(*x.shape[2:], -1))
+        return torch.stack(read).permute(0, 3, 1, 2).to(x) / 255
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(self.look(x))
 
     def extra_repr(self) -> str:
         return f"quality {self.quality}"

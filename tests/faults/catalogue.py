@@ -438,7 +438,7 @@ ENGINE = [
 ]  # fmt: skip
 
 RUN = [
-    ("a JPEG hides the gradient", "straight_through(super().prepare)", "super().prepare"),
+    ("a JPEG hides the gradient", "straight_through(self.saved)", "self.saved"),
     ("JPEG is not told", '{} if job.jpeg is None else {"jpeg": job.jpeg}', "{}"),
     ("another quality is the same audit", 'return f"quality {self.quality}"', 'return ""'),
     ("no file is made", "model if jpeg is None else _SeenAsJPEG(model, jpeg)", "model"),
