@@ -47,16 +47,21 @@ class Exchanged(NamedTuple):
     """How many texts the encoder was shown; a gradient counts as `GRADIENT_COST` of them."""
 
 
+def stems(text: str) -> set[str]:
+    """How its words begin: the first four letters, or three of a word of four, as owl of owls."""
+    return {word[: 3 if len(word) == 4 else 4] for word in words(text) if len(word) > 2}
+
+
 def plain_words(tokenizer: WordPiece, avoid: str = "") -> Tensor:
     """Which tokens are whole words of at least three letters from a to z, shape (vocabulary,).
 
-    A text made of them has these tokens again when it is read. Words that hold the first four
-    letters of a word of `avoid` are left out: forms of it, and most of its relatives.
+    A text made of them has these tokens again when it is read. Words that hold one of the `stems`
+    of `avoid` are left out: forms of its words, and most of their relatives.
     """
-    stems = {word[:4] for word in words(avoid) if len(word) > 2}
+    held = stems(avoid)
     return torch.tensor(
         [
-            bool(re.fullmatch("[a-z]{3,}", name)) and not any(stem in name for stem in stems)
+            bool(re.fullmatch("[a-z]{3,}", name)) and not any(stem in name for stem in held)
             for name in tokenizer.vocabulary
         ]
     )

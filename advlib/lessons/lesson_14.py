@@ -5,6 +5,7 @@ import re
 import torch
 from torch import Tensor
 
+from advlib.attacks.token_exchange import stems
 from advlib.data.passages import passages
 from advlib.errors import WeightsError
 from advlib.lessons import (
@@ -116,7 +117,7 @@ def above_the_median(answer: Answer) -> str:
     """Exercise 14.3: reach the first three where passages are ranked by their median sentence.
 
     ``answer(encoder, text, query)`` returns the text with at most `MOST_WORDS` words behind it,
-    none of which holds the first four letters of a word of the query.
+    none of which holds one of the `stems` of the query.
     """
     library = {passage.topic: passage for passage in passages()}
     try:
@@ -133,8 +134,7 @@ def above_the_median(answer: Answer) -> str:
         added = words(given[len(text) :])
         if len(added) > MOST_WORDS:
             raise Mistake(f"you add {len(added)} words and marks; {MOST_WORDS} are allowed.")
-        stems = {word[:4] for word in words(query) if len(word) > 2}
-        copied = sorted({word for word in added for stem in stems if stem in word})
+        copied = sorted({word for word in added for stem in stems(query) if stem in word})
         if copied:
             raise Mistake(f"{', '.join(copied)}: too close to a word of the query.")
         (target,) = encoder.encode([query])
