@@ -276,6 +276,15 @@ _ALL: tuple[Recipe, ...] = (
     *_students(),
     *SMALL,
     *FAMILIES,
+    _small(
+        "pgd-1",
+        "As signs-small-pgd, from another seed.",
+        steps=2,
+        seed=1,
+        data_seed=1_100_000,
+        half=True,
+        **_GROWING,
+    ),
     Recipe(
         "signs-mlp-pgd",
         "PGD adversarial training of a fully connected network, for many epochs on few images.",

@@ -49,6 +49,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{f"signs-small-{how}": _small for how in ("fgsm", "fast", "pgd", "pgd7", "trades")},
     **{f"signs-small-standard-{seed}": _small for seed in (1, 2)},
     **{f"signs-small-child-{seed}": _small for seed in range(3)},
+    "signs-small-pgd-1": _small,
     **{f"signs-mlp-{how}": _mlp for how in ("pgd", "pgd-early", "pgd-more-data", "interval")},
     "signs-fgsm-overfit": SignNet,
     "signs-fgsm-mended": SignNet,
