@@ -132,10 +132,20 @@ def test_corners_are_where_later_runs_begin_and_no_first_look() -> None:
 
     found = robust_accuracy(watched, x, y, 1e-3, gradients=60, corners=True)
     assert found.clean.count == 1 and torch.equal(seen[0], x)
-    far = [(points - x).abs().flatten(1).amin(1).amax() for points in seen]
-    assert float(max(far)) > 0.99e-3  # every pixel value is at its end
+    begun = seen[FIRST_STEPS + 1]  # after the first run and a look at its end
+    assert float((begun - x).abs().amin()) > 0.99e-3  # every pixel value is at its end
     again = robust_accuracy(model, x, y, 1e-3, gradients=60, corners=True, batch_size=2)
     assert torch.equal(again.robust, found.robust) and again.gradients == found.gradients
+
+
+def test_an_image_that_a_corner_fools_at_once_was_classified_correctly() -> None:
+    def flat(x: Tensor) -> Tensor:  # without a slope at the image itself
+        hidden = 10 * (x - 0.55).relu().flatten(1).mean(1)
+        return torch.stack([0.1 + 0 * hidden, hidden], 1)
+
+    x, y = torch.full((3, 1, 6, 6), 0.5), torch.zeros(3, dtype=torch.long)
+    found = robust_accuracy(flat, x, y, 0.1, corners=True)
+    assert found.clean.count == 3 and found.accuracy.count == 0
 
 
 # -- the price -------------------------------------------------------------------------------------
