@@ -101,7 +101,7 @@ def _figure(audit: Audit) -> str:
         )
     words = "; ".join(f"{name} {_percent(share)}" for name, _, share in bars)
     return (
-        f'<svg viewBox="0 0 {left + wide + 62} {tall * len(bars)}" role="img" '
+        f'<svg viewBox="0 0 {left + wide + 80} {tall * len(bars)}" role="img" '
         f'aria-label="Accuracy so far: {escape(words)}.">{"".join(parts)}</svg>'
         + _paragraph("Each attack works on what those before it left. Lines: 95 % intervals.")
     )

@@ -214,7 +214,8 @@ class Audit:
         given |= {name: self.settings[name] for name in names if name in self.settings}
         call = ", ".join(f"{name}={value!r}" for name, value in given.items())
         call += ", attacks=attacks" if own else ""
-        packages = " ".join(f"{name}=={self.versions[name]}" for name in ("advlib", "torch"))
+        # Without the name of a build, as in 2.15.0+cu132, which PyPI does not know.
+        packages = " ".join(f"{n}=={self.versions[n].split('+')[0]}" for n in ("advlib", "torch"))
         return f"pip install {packages}\nadvlib.audit(model, data, {call})"
 
     def facts(self) -> dict[str, Any]:

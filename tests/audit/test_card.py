@@ -83,6 +83,7 @@ def test_the_page_says_what_the_audit_found_and_fetches_nothing() -> None:
     assert ("html", {"lang": "en", "style": "color-scheme: light dark"}) in page.tags
     assert result._repr_html_() in result.html()
     assert "| <i>" in result.markdown() and result.repeat() in result.markdown()
+    assert re.search(r" torch==[\d.]+\n", result.repeat())  # pip knows no 2.15.0+cu132
 
 
 def test_the_bars_are_as_long_as_the_shares() -> None:
