@@ -101,12 +101,12 @@ def test_each_channel_keeps_its_own_budget() -> None:
     assert float(moved[0]) > 7.9 and float(moved[2]) > 7.9
 
 
-TABLE = [line.split("|")[1:5] for line in PAGE.splitlines() if line.startswith("| ")]
+TABLE = [line.split("|")[1:3] for line in PAGE.splitlines() if line.startswith("| ")]
 
 
 def test_every_option_has_a_row_and_every_row_an_answer() -> None:
-    assert len(TABLE) > 25 and all(len(row) == 4 and row[3].strip() for row in TABLE)
-    assert any("none:" in row[3] for row in TABLE)
+    assert len(TABLE) > 25 and all(here.strip() for _, here in TABLE)
+    assert any("none:" in here for _, here in TABLE)
 
 
 def options(who: str) -> set[str]:
@@ -133,8 +133,9 @@ def options(who: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("column, who", list(enumerate(("torchattacks", "foolbox", "ART"))))
-def test_the_table_lists_every_option_of_fgsm_and_pgd(column: int, who: str) -> None:
+@pytest.mark.parametrize("who", ["torchattacks", "foolbox", "ART"])
+def test_the_table_lists_every_option_of_fgsm_and_pgd(who: str) -> None:
     strength._find_peers()
-    told = " ".join(row[column] for row in TABLE)
+    parts = [part.strip() for there, _ in TABLE for part in there.split(";")]
+    told = " ".join(part for part in parts if part.startswith(f"{who}:"))
     assert [name for name in sorted(options(who)) if f"`{name}`" not in told] == []
