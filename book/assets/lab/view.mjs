@@ -113,12 +113,12 @@ export function screen(side, label) {
   const canvas = h("canvas", { width: side, height: side, role: "img", "aria-label": label });
   const context = canvas.getContext("2d");
   const data = context.createImageData(side, side);
-  data.data.fill(255);
+  const levels = data.data.fill(255);
   return {
     canvas,
     paint(value) {
       for (let i = 0; i < side * side; i++) {
-        for (let c = 0; c < 3; c++) data.data[4 * i + c] = value(3 * i + c);
+        for (let c = 0; c < 3; c++) levels[4 * i + c] = value(3 * i + c);
       }
       context.putImageData(data, 0, 0);
     },

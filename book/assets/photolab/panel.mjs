@@ -178,7 +178,7 @@ function makeScreens() {
     h("figure", {}, change.canvas, caption));
   const views = segments("view", [["beside", "Side by side"], ["over", "Swipe"]], "beside", show);
   const element = h("div", { class: "photo-views" }, views, beside, over);
-  let lines = [];
+  let lines = [], painted = null;
 
   /** The attacked image lies over the clean one, and is cut off on the left. */
   function move(i) {
@@ -201,7 +201,8 @@ function makeScreens() {
       if (!photograph) return;
       const { pixels } = photograph;
       const image = result?.image;
-      clean.paint((i) => pixels[i]);
+      if (pixels !== painted) clean.paint((i) => pixels[i]);
+      painted = pixels;
       attacked.paint((i) => (image ? 255 * image[i] : pixels[i]));
       const { largest, length } = sizes(image, pixels);
       const factor = FACTORS.findLast((one) => one * largest <= 127) ?? 1;
