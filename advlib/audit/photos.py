@@ -91,7 +91,7 @@ def photo_folder(
     fitting = [file for file in readable if labels[file] is not None]
     used = fitting or readable
     notes = [
-        *_left_out(path, unreadable, "cannot be read"),
+        *_left_out(path, unreadable, "they cannot be read"),
         *_about(path, readable, fitting, names),
     ]
     known.update(repr([(str(f.relative_to(path)), labels[f]) for f in used]).encode())
@@ -140,7 +140,7 @@ def _about(
 ) -> list[Finding]:
     if fitting:
         other = [file for file in readable if file not in set(fitting)]
-        return _left_out(path, other, "lie in folders that name no class of the model")
+        return _left_out(path, other, "their folders name no class of the model")
     known = f"such as {names[0]!r}" if names else "but the model has no names (`categories`)"
     words = (
         "NO LABELS: no folder is called like a class of the model, by ImageNet synset or by name "
@@ -156,5 +156,5 @@ def _left_out(path: Path, files: Sequence[Path], why: str) -> list[Finding]:
         return []
     listed = ", ".join(str(file.relative_to(path)) for file in files[:LISTED])
     more = f" and {len(files) - LISTED} more" if len(files) > LISTED else ""
-    words = f"{len(files)} files {why} and were left out: {listed}{more}."
+    words = f"Left out because {why} ({len(files)}): {listed}{more}."
     return [Finding("files-left-out", "warning", words)]

@@ -151,8 +151,15 @@ def audit(
     if show and team.leads:
         print(_estimate(job, team.size, masking), file=sys.stderr)
     results = _work(job, team, store, show and team.leads, began)
-    symptoms = _symptoms(job, masking) if team.leads else ()
-    nearest = _nearest(job) if team.leads else ()
+    symptoms, nearest = (), ()
+    if team.leads:
+        try:
+            with progress_bar(show=show, unit="part", desc="beside the attacks", total=2) as bar:
+                symptoms = _symptoms(job, masking)
+                bar.update()
+                nearest = _nearest(job)
+        except KeyboardInterrupt:
+            raise _interrupted(job, store, results, began) from None
     result = _conclude(job, results, began, symptoms, nearest, processes=team.size)
     if folder is not None and team.leads:
         result.save(folder)

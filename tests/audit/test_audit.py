@@ -27,6 +27,7 @@ from advlib.audit import (
     Budget,
     Stream,
     robust_accuracy,
+    run,
     sanity,
 )
 from advlib.audit.engine import Counted, seed_of
@@ -577,7 +578,7 @@ class Stopping:
     def __init__(self, at: int | None, error: type[BaseException] = KeyboardInterrupt) -> None:
         self.at, self.error, self.calls = at, error, 0
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *_: Any, **__: Any) -> Tensor:
         self.calls += 1
         if self.calls == self.at:
             raise self.error
@@ -624,6 +625,19 @@ def test_interrupted_at_once_there_is_a_card_all_the_same() -> None:
     assert "nothing measured" in partial.markdown()
     held = json.loads(partial.to_json(), parse_constant=lambda word: pytest.fail(word))
     assert held["complete"] is False and held["clean"]["value"] is None
+
+
+@pytest.mark.parametrize("part", ["masking_symptoms", "fmn"])
+def test_ctrl_c_after_the_last_attack_loses_no_image(
+    part: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(run, part, Stopping(1))
+        with pytest.raises(AuditInterrupted, match="40 of 40") as caught:
+            interruptible(Stopping(None), tmp_path, masking=True)
+    assert caught.value.partial.robust.total == 40
+    again = Stopping(None)
+    assert interruptible(again, tmp_path).complete and again.calls == 0
 
 
 def test_an_error_in_the_middle_keeps_what_was_done(tmp_path: Path) -> None:
@@ -822,8 +836,6 @@ def test_too_few_images_to_look_for_symptoms_are_no_all_clear() -> None:
 
 
 def test_symptoms_that_cannot_be_looked_for_cost_no_result(monkeypatch: Any) -> None:
-    from advlib.audit import run
-
     def refuse(*arguments: Any, **options: Any) -> None:
         raise ModelOutputError("out of cheese")
 
