@@ -36,6 +36,31 @@ def test_on_a_linear_model_it_comes_near_the_exact_distance(norm: str, classes: 
     assert np.median(share) <= 1.05 and share.mean() <= 1.3, np.sort(share)
 
 
+class Pocket(nn.Module):
+    """Class 1 within 1 of a point, in l2; class 0 all around."""
+
+    def __init__(self, centre: Tensor) -> None:
+        super().__init__()
+        self.centre = centre
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = 1 - (x - self.centre).flatten(1).norm(dim=1)
+        return torch.stack([-inside, inside], 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_on_a_curved_boundary_it_probes_close_by(seed: int) -> None:
+    """Probes as far away as the boundary is would all miss the pocket."""
+    x = torch.full((1, 3, 5, 5), 0.5)
+    draws = torch.randn(2, 75, generator=torch.Generator().manual_seed(seed))
+    towards, beside = torch.linalg.qr(draws.T)[0].T.view(2, 1, 3, 5, 5)
+    model, start = Pocket(x + 2 * towards), x + 2 * towards + 0.8 * beside
+    found = hop_skip_jump(
+        model, x, torch.tensor([0]), norm="l2", queries=1500, start=start.clamp(0, 1)
+    )
+    assert 1 <= found.eps.item() <= 1.08
+
+
 @with_norm
 def test_more_queries_lead_nearer(norm: str) -> None:
     model, x, y = case(16)
