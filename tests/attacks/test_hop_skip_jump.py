@@ -37,28 +37,28 @@ def test_on_a_linear_model_it_comes_near_the_exact_distance(norm: str, classes: 
 
 
 class Pocket(nn.Module):
-    """Class 1 within 1 of a point, in l2; class 0 all around."""
+    """Class 1 within a distance of a point, in l2; class 0 all around."""
 
-    def __init__(self, centre: Tensor) -> None:
+    def __init__(self, centre: Tensor, radius: float) -> None:
         super().__init__()
-        self.centre = centre
+        self.centre, self.radius = centre, radius
 
     def forward(self, x: Tensor) -> Tensor:
-        inside = 1 - (x - self.centre).flatten(1).norm(dim=1)
+        inside = self.radius - (x - self.centre).flatten(1).norm(dim=1)
         return torch.stack([-inside, inside], 1)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_on_a_curved_boundary_it_probes_close_by(seed: int) -> None:
-    """Probes as far away as the boundary is would all miss the pocket."""
+@pytest.mark.parametrize("radius", [0.1, 0.5])
+def test_it_finds_the_near_end_of_a_pocket(radius: float, seed: int) -> None:
+    """Probes as far away as the boundary would all miss it, whole jumps would cross the small one."""
     x = torch.full((1, 3, 5, 5), 0.5)
     draws = torch.randn(2, 75, generator=torch.Generator().manual_seed(seed))
     towards, beside = torch.linalg.qr(draws.T)[0].T.view(2, 1, 3, 5, 5)
-    model, start = Pocket(x + 2 * towards), x + 2 * towards + 0.8 * beside
-    found = hop_skip_jump(
-        model, x, torch.tensor([0]), norm="l2", queries=1500, start=start.clamp(0, 1)
-    )
-    assert 1 <= found.eps.item() <= 1.08
+    centre = x + towards
+    model, start = Pocket(centre, radius), centre + 0.8 * radius * beside
+    found = hop_skip_jump(model, x, torch.tensor([0]), norm="l2", queries=1500, start=start)
+    assert 1 - radius <= found.eps.item() <= 1.03 - radius
 
 
 @with_norm
