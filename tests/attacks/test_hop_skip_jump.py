@@ -51,7 +51,7 @@ class Pocket(nn.Module):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("radius", [0.1, 0.5])
 def test_it_finds_the_near_end_of_a_pocket(radius: float, seed: int) -> None:
-    """Probes as far away as the boundary would all miss it, whole jumps would cross the small one."""
+    """Probes as far away as the boundary would all miss it; whole jumps cross the small one."""
     x = torch.full((1, 3, 5, 5), 0.5)
     draws = torch.randn(2, 75, generator=torch.Generator().manual_seed(seed))
     towards, beside = torch.linalg.qr(draws.T)[0].T.view(2, 1, 3, 5, 5)
