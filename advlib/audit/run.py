@@ -151,7 +151,8 @@ def audit(
     if show and team.leads:
         print(_estimate(job, team.size, masking), file=sys.stderr)
     results = _work(job, team, store, show and team.leads, began)
-    symptoms, nearest = (), ()
+    symptoms: Sequence[Finding] = ()
+    nearest: Sequence[Near] = ()
     if team.leads:
         try:
             with progress_bar(show=show, unit="part", desc="beside the attacks", total=2) as bar:

@@ -518,7 +518,8 @@ stays, with its distance. A row whose data were not available says so, and is no
 :alt: {alt}
 
 Ours minus published, in points of per cent. The bar is the 95 % interval of ours, which covers the
-choice of images, not another training run; the grey band is the tolerance.
+choice of images, not another training run; the grey band is the tolerance. A cross is a row that
+fails.
 ```
 
 {counts} Measured with {versions}.
@@ -591,7 +592,13 @@ def draw(stored: dict[str, Any]) -> Figure:
             [(-tolerance, 2 * tolerance)], (place - 0.13, 0.26), color=plots.NOISE, alpha=0.4
         )
         bars = [[value - low], [high - value]]
-        axes.errorbar(value - theirs, place, xerr=bars, fmt="o", color=plots.CLEAN, markersize=5)
+        passes = abs(value - theirs) <= tolerance
+        look = (
+            {"fmt": "o", "color": plots.CLEAN}
+            if passes
+            else {"fmt": "X", "color": plots.ADVERSARIAL}
+        )
+        axes.errorbar(value - theirs, place, xerr=bars, markersize=5 if passes else 9, **look)
         at: Any = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 10}
         axes.annotate(setting, (0, place - 0.42), ha="left", **at).set_in_layout(False)
     middle = (

@@ -118,8 +118,10 @@ def test_the_figure_is_that_of_the_stored_numbers(tmp_path: Path) -> None:
     stored = scoreboard.PAGE.with_suffix(".svg").read_text(encoding="utf-8")
     assert (tmp_path / "again.svg").read_text(encoding="utf-8") == stored
     (axes,) = figure.axes
-    points = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+    marks = [line for line in axes.lines if line.get_marker() in ("o", "X")]
+    points = [mark.get_xdata()[0] for mark in marks]
     rows = [entry for entry in STORED["rows"] if entry["total"]]
+    assert [mark.get_marker() for mark in marks] == ["oX"[e["verdict"] == "fail"] for e in rows]
     assert points == pytest.approx(
         [100 * e["count"] / e["total"] - e["row"]["published"] for e in rows], abs=1e-9
     )
