@@ -23,7 +23,7 @@ _mlp = partial(MLP, hidden=(64, 64), pool=2)
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the shipped weights and their model cards."""
 
-STUDENTS = {"rand": 6, "noise": 6, "hidden": 3, "det": 10, "det-noise": 10}
+STUDENTS = {"rand": 10, "noise": 10, "hidden": 3, "det": 10, "det-noise": 10}
 """How many networks of lesson 8 there are of each kind."""
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

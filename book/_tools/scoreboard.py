@@ -343,7 +343,7 @@ def ilyas() -> Iterator[Callable[[], list[Result]]]:
 
     def measured() -> list[Result]:
         x, y = signs.render(1000, seed=2_000_000)
-        kinds, seeds = ("rand", "noise"), tuple(range(1, 7))
+        kinds, seeds = ("rand", "noise"), tuple(range(1, 11))
         found = {
             kind: mean(
                 [accuracy(advlib.models.load(f"signs-student-{kind}-{s}"), x, y) for s in seeds]
